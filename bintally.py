@@ -1,0 +1,107 @@
+"""The one command: `bintally VERB ...`.
+
+Each verb imports only the package that it needs, so that a robot without torch has the same command as the training
+machine. Errors that bintally raises on purpose end here: one message on stderr, and the exit code of their family.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from bundle.errors import BintallyError
+
+# verb: (module, attribute, extra that installs what the module imports, help line). No module is imported for --help.
+_VERBS = {
+    "demo": ("demo.cli", "demo", "demo", "Watch the whole system count rendered bins, on this machine alone."),
+    "count": ("bundle.cli", "count", "", "Count the items on photos with a bundle."),
+    "data": ("train.data.cli", "data", "train", "Make a dataset from photos: import, split, report."),
+    "train": ("train.cli", "train", "train", "Train a counter on a dataset."),
+    "evaluate": ("train.cli", "evaluate", "train", "Measure a run or a bundle on a dataset."),
+    "export": ("export.cli", "export", "export", "Turn a run into a bundle that a robot can execute."),
+    "bundle": ("bundle.cli", "bundle", "", "Inspect, verify, install and roll back bundles."),
+    "agent": ("edge_agent.cli", "agent", "", "Run the agent on a robot, or check its configuration."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A click group that imports a verb's package when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _VERBS:
+            return None
+        module, attribute, extra, _ = _VERBS[cmd_name]
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as exc:
+            if not extra or (exc.name or "").split(".")[0] in ("train", "export", "demo"):
+                raise
+            raise click.ClickException(
+                f"`bintally {cmd_name}` needs the package {exc.name}. Install it with: pip install 'bintally[{extra}]'"
+            ) from exc
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _VERBS and not name.startswith("-"):
+            close = _closest(name)
+            hint = f" Did you mean {close}?" if close else ""
+            ctx.fail(f"No such verb {name!r}.{hint} `bintally --help` lists them.")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, entry[3]) for verb, entry in _VERBS.items()])
+
+
+def _closest(name: str) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, _VERBS, n=1)), None)
+
+
+def _version() -> str:
+    try:
+        return version("bintally")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="bintally")
+def cli() -> None:
+    """Count the items in warehouse bins, on the robot, and say how sure the count is.
+
+    \b
+    From photos to a counting robot:
+      bintally data import photos/ --out data/bins     a dataset, split without leaks
+      bintally train data/bins --out runs/first        a trained run
+      bintally export runs/first --out bundles/first   a bundle, INT8, proven equal
+      bintally agent run --config agent.toml           counts to MQTT, unsure photos to S3
+
+    Shell completion: eval "$(_BINTALLY_COMPLETE=bash_source bintally)", likewise zsh_source and fish_source.
+    """
+
+
+def main() -> None:
+    """Entry point: run a verb, and turn bintally's own errors into one message and an exit code."""
+    try:
+        cli(prog_name="bintally")
+    except BintallyError as exc:
+        click.echo(f"bintally: {exc}", err=True)
+        sys.exit(exc.exit_code)
+
+
+if __name__ == "__main__":
+    main()

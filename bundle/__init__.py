@@ -1,0 +1,1 @@
+"""What cloud and robot agree on: the bundle, its verification, the preprocessing, the engines and the Counter."""

@@ -1,0 +1,187 @@
+"""Frames in, an honest count out.
+
+The pure half (`posterior_from_logits`, `fuse`, `count_from_posterior`) holds every decision; `Counter` only joins it to
+the preprocessing and an engine. An open class ("6+") never comes out as an exact number: `at_least` is then true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bundle.engines.choose import open_engine
+from bundle.errors import EngineError, InputError
+from bundle.manifest import class_value
+from bundle.preprocess import preprocess
+from bundle.verify import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from bundle.engines.base import Engine
+    from bundle.manifest import CountClasses
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one visit says about one bin.
+
+    Attributes:
+        count: Number of items, or the least number when `at_least`.
+        at_least: The class is open: "6+" means six or more, not six.
+        label: The count class, "3" or "6+".
+        confidence: Calibrated probability of the class, 0..1.
+        confident: `confidence` reaches the bundle's threshold.
+        posterior: Probability per count class, in the order of the classes, summing to 1.
+    """
+
+    count: int
+    at_least: bool
+    label: str
+    confidence: float
+    confident: bool
+    posterior: tuple[float, ...]
+
+
+def posterior_from_logits(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Softmax of logits / temperature, without overflow.
+
+    Args:
+        logits: float32, (N, K), finite.
+        temperature: Above 0; above 1 flattens.
+
+    Returns:
+        float64, (N, K), rows sum to 1.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    exponential = np.exp(scaled)
+    return np.asarray(exponential / exponential.sum(axis=1, keepdims=True))
+
+
+def fuse(posteriors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join the frames of one visit into one posterior by averaging.
+
+    Frames of one visit show the same bin under the same light, so their errors are shared: the product of posteriors
+    would count the same evidence many times and grow confident without reason. The mean cannot be more certain than
+    its frames.
+
+    Args:
+        posteriors: float64, (N, K), N at least 1.
+
+    Returns:
+        float64, (K,), sums to 1.
+    """
+    return np.asarray(posteriors.mean(axis=0))
+
+
+def count_from_posterior(posterior: NDArray[np.float64], classes: CountClasses, threshold: float) -> Count:
+    """Decide the count: the most probable class, confident at or above the threshold.
+
+    Args:
+        posterior: float64, (K,), sums to 1.
+        classes: K count classes.
+        threshold: Calibrated, 0..1.
+
+    Returns:
+        The count.
+    """
+    best = int(posterior.argmax())
+    label = classes[best]
+    confidence = float(posterior[best])
+    return Count(
+        count=class_value(label),
+        at_least=label.endswith("+"),
+        label=label,
+        confidence=confidence,
+        confident=confidence >= threshold,
+        posterior=tuple(float(share) for share in posterior),
+    )
+
+
+class Counter:
+    """Counts the items on images with one bundle and one engine. Not thread-safe.
+
+    Args:
+        bundle: A verified bundle.
+        engine: An engine that runs one of its models; the counter closes it.
+
+    Raises:
+        EngineError: The engine has another number of classes than the bundle.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        manifest = bundle.manifest
+        if engine.classes != len(manifest.count_classes):
+            raise EngineError(
+                f"engine {engine.name} does not fit bundle {bundle.label}",
+                got=f"{engine.classes} classes",
+                expected=len(manifest.count_classes),
+            )
+        self.bundle = bundle
+        self.engine = engine
+        self.classes = manifest.count_classes
+        self.threshold = manifest.calibration.threshold
+
+    @classmethod
+    def open(cls, path: Path, *, engine: str = "auto", threads: int | None = None) -> Counter:
+        """Verify a bundle and load it.
+
+        Args:
+            path: The bundle's folder.
+            engine: See `bundle.engines.choose.ENGINES`.
+            threads: Threads for the runtime.
+
+        Returns:
+            A counter that is ready.
+
+        Raises:
+            BundleError: The bundle does not verify.
+            ConfigError: No such engine.
+            EngineError: The runtime refuses the model or misses the golden frames.
+        """
+        bundle = load_bundle(path)
+        return cls(bundle, open_engine(bundle, engine=engine, threads=threads))
+
+    def posteriors(self, images_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        """Posterior of each image on its own.
+
+        Args:
+            images_bgr: Images, each uint8, (H, W, 3), BGR, 0..255; sizes may differ.
+
+        Returns:
+            float64, (N, K), rows sum to 1.
+
+        Raises:
+            InputError: There is no image, or one is no colour image.
+            EngineError: The engine failed.
+        """
+        if not images_bgr:
+            raise InputError("nothing to count", got="no frames", expected="at least one")
+        spec = self.bundle.manifest.preprocessing
+        tensor = np.stack([preprocess(image, spec) for image in images_bgr])
+        return posterior_from_logits(self.engine.infer(tensor), self.bundle.manifest.calibration.temperature)
+
+    def count(self, images_bgr: Sequence[NDArray[np.uint8]]) -> Count:
+        """Count one bin from the frames of one visit.
+
+        Args:
+            images_bgr: Frames of the same bin, as in `posteriors`.
+
+        Returns:
+            The count with its confidence.
+
+        Raises:
+            InputError: There is no frame, or one is no colour image.
+            EngineError: The engine failed.
+        """
+        return count_from_posterior(fuse(self.posteriors(images_bgr)), self.classes, self.threshold)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()

@@ -1,0 +1,1 @@
+"""What executes a model: one contract (base) and one file per runtime."""
