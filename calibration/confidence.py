@@ -1,9 +1,11 @@
 """A confidence that keeps its promise: temperature, then a threshold with a finite-sample bound. Pure functions.
 
 The promise is "with 95 % confidence, at most `risk` of the counts called confident are wrong". It is found by
-fixed-sequence testing (learn then test, Angelopoulos et al. 2021): thresholds are tried from strict to loose, each with
-a Clopper-Pearson bound, and the first failure ends the search; so the confidence holds for the threshold that is
-returned although many were tried. Frames must be independent of training: use a grouped split.
+fixed-sequence testing with several starts (learn then test, Angelopoulos et al. 2021): thresholds are tried from strict
+to loose, each with a Clopper-Pearson bound, and the first failure ends the walk. Four walks start at 1, 3, 9 and 27
+times the fewest frames that could pass, each with a quarter of the error probability, so that one unlucky frame among
+the surest does not end the search; the confidence holds for the loosest threshold found although many were tried. Frames
+must be independent of training: use a grouped split.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TEMPERATURES = (0.05, 20.0)
+_STARTS = (1, 3, 9, 27)
 _GRID = np.round(np.arange(0.99, 0.005, -0.01), 2)
 NEVER = 1.0
 """Threshold at which nothing is confident: what an unsupported promise leads to."""
@@ -155,17 +158,31 @@ def find_threshold(
         The threshold and its promise, or None when the data supports none.
     """
     posterior = posterior_from_logits(data.logits, temperature)
-    top, right = posterior.max(axis=1), posterior.argmax(axis=1) == data.truth
-    fewest, found = frames_needed(risk, confidence), None
+    top, wrong = posterior.max(axis=1), posterior.argmax(axis=1) != data.truth
+    share = 1 - (1 - confidence) / len(_STARTS)
+    fewest = frames_needed(risk, share)
+    # Where a walk starts depends on confidences alone, never on a label: that is what keeps the bound valid.
+    walks = (_walk(top, wrong, risk=risk, confidence=share, fewest=fewest * times) for times in _STARTS)
+    threshold = min((found for found in walks if found is not None), default=None)
+    if threshold is None:
+        return None
+    coverage = float((top >= threshold).mean())
+    return threshold, Promise(risk=risk, confidence=confidence, coverage=coverage, frames=len(top))
+
+
+def _walk(
+    top: NDArray[np.float64], wrong: NDArray[np.bool_], *, risk: float, confidence: float, fewest: int
+) -> float | None:
+    """Loosest threshold that a walk from the first one with `fewest` frames reaches without a failure."""
+    found = None
     for threshold in _GRID:
         chosen = top >= threshold
         total = int(chosen.sum())
         if total < fewest:
-            continue  # decided without looking at a label, so the sequence stays fixed
-        if clopper_pearson_upper(int((~right[chosen]).sum()), total, confidence) > risk:
+            continue
+        if clopper_pearson_upper(int(wrong[chosen].sum()), total, confidence) > risk:
             break
-        promise = Promise(risk=risk, confidence=confidence, coverage=total / len(top), frames=len(top))
-        found = float(threshold), promise
+        found = float(threshold)
     return found
 
 

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from bundle.counter import Counter
+from bundle.errors import ConfigError, InputError, ParityError
+from bundle.images import read
+from bundle.manifest import ParityBudget
+from bundle.verify import load_bundle
+from export.cli import export
+from export.job import Exported, Options, export_run
+from train.data.manifest import Dataset
+from train.run import load_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_WIDE = ParityBudget(min_agreement=0, max_mean_tv=1, max_accuracy_drop=1)
+_OPTIONS = Options(
+    name="tiny", version="0.1.0", licence="Apache-2.0", data="rendered bins", risk=0.3, budget=_WIDE, range_frames=24
+)
+
+
+@pytest.fixture(scope="module")
+def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    return export_run(small_run, out, _OPTIONS, step=lambda _: None)
+
+
+def test_export_run_bundle_verifies_and_counts(exported: Exported, small_run: Path) -> None:
+    counter = Counter.open(exported.bundle.path)
+    dataset = Dataset.open(load_run(small_run).dataset)
+    result = counter.count([read(dataset.path_of(0))])
+    assert counter.engine.role == "cpu"
+    assert result.label in counter.classes
+    assert sum(result.posterior) == pytest.approx(1)
+
+
+def test_export_run_models_have_the_promised_form(exported: Exported) -> None:
+    for entry in exported.bundle.manifest.models:
+        model = onnx.load_model_from_string(exported.bundle.read(entry.file))
+        opsets = {opset.domain: opset.version for opset in model.opset_import}
+        assert opsets[""] == entry.opset == 17
+        assert all(t.data_location != onnx.TensorProto.EXTERNAL for t in model.graph.initializer)
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_export_run_int8_model_is_int8(exported: Exported) -> None:
+    model = onnx.load_model_from_string(exported.bundle.read("model.cpu.onnx"))
+    kinds = [node.op_type for node in model.graph.node]
+    weights = {t.name: t.data_type for t in model.graph.initializer}
+    assert kinds.count("QuantizeLinear") > 20
+    assert onnx.TensorProto.INT8 in weights.values()
+    assert len(exported.bundle.read("model.cpu.onnx")) < len(exported.bundle.read("model.fp32.onnx"))
+
+
+def test_export_run_records_where_it_comes_from(exported: Exported, small_run: Path) -> None:
+    run = load_run(small_run)
+    provenance = exported.bundle.manifest.provenance
+    assert provenance.dataset_sha256 == run.dataset_sha256
+    assert provenance.config_sha256 == run.config_sha256
+    assert provenance.initial_weights.startswith("none")
+
+
+def test_export_run_measures_on_the_test_split(exported: Exported, small_run: Path) -> None:
+    dataset = Dataset.open(load_run(small_run).dataset)
+    assert exported.measured_on == "test"
+    assert exported.measured["n"] == len(dataset.select(split="test"))
+
+
+def test_export_run_card_holds_the_figures(exported: Exported) -> None:
+    card = exported.bundle.read("card.md").decode()
+    assert f"{exported.measured['accuracy']:.3f}" in card
+    assert "must not be used" in card
+
+
+def test_export_run_beyond_the_budget_writes_nothing(small_run: Path, tmp_path: Path) -> None:
+    strict = ParityBudget(min_agreement=0, max_mean_tv=0.0, max_accuracy_drop=1)
+    options = replace(_OPTIONS, budget=strict, float_convs=0)
+    with pytest.raises(ParityError, match="mean total variation"):
+        export_run(small_run, tmp_path / "refused", options, step=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_run_all_convolutions_in_float_equals_the_reference(small_run: Path, tmp_path: Path) -> None:
+    options = replace(_OPTIONS, float_convs=1000)
+    exported = export_run(small_run, tmp_path / "float", options, step=lambda _: None)
+    (result,) = exported.bundle.manifest.parity.results
+    assert result.mean_tv < 0.01
+
+
+def test_export_run_existing_folder_is_refused(exported: Exported, small_run: Path) -> None:
+    with pytest.raises(ConfigError, match="exists already"):
+        export_run(small_run, exported.bundle.path, _OPTIONS, step=lambda _: None)
+
+
+def test_export_run_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run"):
+        export_run(tmp_path, tmp_path / "out", _OPTIONS, step=lambda _: None)
+
+
+def test_export_command_json_names_every_figure(small_run: Path, tmp_path: Path) -> None:
+    arguments = [str(small_run), "--out", str(tmp_path / "b"), "--licence", "Apache-2.0", "--data", "rendered bins"]
+    wide = ["--min-agreement", "0", "--max-mean-tv", "1", "--max-accuracy-drop", "1", "--float-convs", "3", "--json"]
+    done = CliRunner().invoke(export, arguments + wide)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    assert set(report) == {
+        "bundle", "digest", "onnx_max_abs_logit", "parity", "calibration", "measured_on", "measured",
+    }  # fmt: skip
+    assert report["digest"] == load_bundle(tmp_path / "b").digest
+    assert np.isfinite(report["onnx_max_abs_logit"])
