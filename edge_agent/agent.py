@@ -1,0 +1,324 @@
+"""The agent: start, run, stop.
+
+```
+capture processes --shared memory--> this loop --outbox on disk--> delivery threads (MQTT, uploads)
+```
+The loop never waits for the network. It ends when every source has ended, or when `request_stop` was called; either way
+what was accepted is on disk, and the last message of a run says in numbers what became of it.
+
+One step that fails in an unforeseen way is caught here, counted and logged; many in a row end the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bundle.errors import BintallyError, EngineError, InputError
+from edge_agent.camera import Camera, Frame, Notice
+from edge_agent.health import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.alarms import Alarms
+    from edge_agent.frame_path import FramePath, Outcome
+    from edge_agent.messages import Totals
+    from edge_agent.outbox import Outbox
+    from edge_agent.publisher import Publisher
+    from edge_agent.report import Report
+    from edge_agent.rows import Entry
+    from edge_agent.telemetry import Telemetry
+    from edge_agent.uploads import Uploader
+
+_LOG = logging.getLogger(__name__)
+
+_TURN_S = 0.2
+_TICK_S = 0.05
+_MAX_FAILED_STEPS = 20
+_PUT_TIMEOUT_S = 0.5
+_GOODBYE_S = 5.0
+_CLOSE_S = 10.0
+_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "uploads": 120.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often and how long.
+
+    Attributes:
+        telemetry_interval_s: Between telemetry messages.
+        drain_timeout_s: For delivery after the sources' end.
+        stop_timeout_s: For delivery after a request to stop.
+    """
+
+    telemetry_interval_s: float
+    drain_timeout_s: float
+    stop_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of; `edge_agent.assemble` puts it together.
+
+    Attributes:
+        cameras: At least one.
+        path: Frames to counts.
+        outbox: Not yet started.
+        publisher: Not yet started.
+        uploader: Not yet started; None when images go nowhere.
+        telemetry: Counters and latencies.
+        report: Builds status and telemetry messages.
+        alarms: Says what is wrong.
+        pace: How often and how long.
+        release: Called at the very end.
+    """
+
+    cameras: Sequence[Camera]
+    path: FramePath
+    outbox: Outbox
+    publisher: Publisher
+    uploader: Uploader | None
+    telemetry: Telemetry
+    report: Report
+    alarms: Alarms
+    pace: Pace
+    release: Callable[[], None]
+
+
+class Agent:
+    """Runs until its sources end or it is asked to stop.
+
+    Args:
+        parts: What it is made of.
+        clock: Monotonic seconds.
+        wall_clock: Seconds since 1970 UTC.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._stop = threading.Event()
+        self._progress_s = clock()
+        self._next_tick_s = 0.0
+        self._next_telemetry_s = clock() + parts.pace.telemetry_interval_s
+        self._failed_steps = 0
+        self._failures: list[str] = []
+        self._watchdog = Watchdog(self._stages(), clock=clock)
+
+    def _stages(self) -> dict[str, tuple[Callable[[], float], float]]:
+        parts = self._parts
+        stages: dict[str, tuple[Callable[[], float], float]] = {
+            "loop": (lambda: self._progress_s, _BUDGETS_S["loop"]),
+            "outbox": (lambda: parts.outbox.progress_s, _BUDGETS_S["outbox"]),
+            "mqtt": (lambda: parts.publisher.worker.progress_s, _BUDGETS_S["mqtt"]),
+        }
+        if parts.uploader is not None:
+            worker = parts.uploader.worker
+            stages["uploads"] = (lambda: worker.progress_s, _BUDGETS_S["uploads"])
+        return stages
+
+    @property
+    def parts(self) -> Parts:
+        """What it is made of, for benchmarks and tests."""
+        return self._parts
+
+    def request_stop(self) -> None:
+        """Ask the loop to end; any thread and any signal handler may."""
+        self._stop.set()
+
+    def run(self) -> Totals:
+        """Count until the sources end or a stop is requested.
+
+        Returns:
+            The totals of the run, as in the last status message.
+
+        Raises:
+            InputError: A source can never work.
+            EngineError: The engine failed on many frames in a row.
+            DeliveryError: The outbox's disk is broken.
+        """
+        self._start()
+        try:
+            while not self._stop.is_set() and not all(camera.ended for camera in self._parts.cameras):
+                self._turn()
+        finally:
+            totals = self._finish()
+        if self._failures:
+            raise InputError("; ".join(self._failures))
+        return totals
+
+    def _start(self) -> None:
+        parts = self._parts
+        parts.outbox.start()
+        parts.alarms.update_status()
+        parts.publisher.worker.start()
+        if parts.uploader is not None:
+            parts.uploader.worker.start()
+        if parts.report.rescue is not None:
+            self._parts.alarms.event("outbox_rescued", "error", "outbox", str(parts.report.rescue))
+
+    def _turn(self) -> None:
+        """Wait for frames and take each camera's next one the whole way."""
+        now_s = self._clock()
+        if now_s >= self._next_tick_s:
+            self._next_tick_s = now_s + _TICK_S
+            self._tick()
+        if self._parts.outbox.failure is not None:
+            raise self._parts.outbox.failure
+        for camera in self._ready_cameras():
+            item = camera.receive()
+            if isinstance(item, Frame):
+                self._take(camera, item)
+            else:
+                self._note(camera, item)
+        self._progress_s = self._clock()
+
+    def _ready_cameras(self) -> list[Camera]:
+        """Wait for messages from capture processes."""
+        poll, cameras = select.poll(), {}
+        for camera in self._parts.cameras:
+            if camera.connection is not None:
+                cameras[camera.connection.fileno()] = camera
+                poll.register(camera.connection, select.POLLIN)
+        return [cameras[descriptor] for descriptor, _ in poll.poll((_TURN_S if cameras else _TICK_S) * 1e3)]
+
+    def _tick(self) -> None:
+        """What is due now and then: cameras, watchdog, status, telemetry."""
+        parts = self._parts
+        for camera in parts.cameras:
+            self._note(camera, camera.tick())
+        parts.alarms.update_status()
+        now_s = self._clock()
+        if now_s >= self._next_telemetry_s:
+            self._next_telemetry_s = now_s + parts.pace.telemetry_interval_s
+            parts.alarms.report_drops()
+            parts.publisher.send_telemetry(parts.report.telemetry(self._wall_clock()).to_bytes())
+        self._watchdog.ping()
+
+    def _take(self, camera: Camera, frame: Frame) -> None:
+        """Take one frame through the frame path, whatever happens to it."""
+        self._parts.telemetry.count("frames")
+        self._parts.telemetry.latency("capture", (self._clock() - frame.message.captured_mono_s) * 1e3)
+        self._note(camera, camera.came_back())
+        try:
+            outcome = self._parts.path.step(camera, frame)
+            self._failed_steps = 0
+        except Exception as exc:  # noqa: BLE001 - the one place around a step; see the module docstring
+            self._parts.path.abandon(camera)
+            self._step_failed(frame, exc)
+            return
+        finally:
+            camera.release(frame)
+        self._follow(camera, frame.message.name, outcome)
+
+    def _step_failed(self, frame: Frame, exc: Exception) -> None:
+        self._failed_steps += 1
+        self._parts.telemetry.count("steps_failed")
+        if not isinstance(exc, BintallyError):
+            _LOG.exception("frame %s failed in an unforeseen way", frame.message.name)
+        self._parts.alarms.event("frame_failed", "error", frame.message.name, f"{type(exc).__name__}: {exc}")
+        if self._failed_steps >= _MAX_FAILED_STEPS:
+            raise EngineError(f"{self._failed_steps} frames in a row failed", got=exc) from exc
+
+    def _follow(self, camera: Camera, name: str, outcome: Outcome) -> None:
+        if outcome.frozen:
+            self._note(camera, camera.restart("the picture is frozen"))
+        if outcome.rejected is not None:
+            self._parts.alarms.event(
+                "visit_rejected", "warning", name, f"no frame of the visit can be counted: {outcome.rejected}"
+            )
+        if outcome.entry is not None:
+            self._store(outcome.entry, patient=not camera.live)
+
+    def _store(self, entry: Entry, *, patient: bool) -> None:
+        """Hand an entry to the outbox. Files wait for room; a live camera's count is dropped, and that is counted."""
+        while not self._parts.outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
+            self._progress_s = self._clock()
+            if not patient or self._stop.is_set():
+                self._parts.telemetry.count("counts_not_stored" if entry.kind == "count" else "events_not_stored")
+                return
+            self._tick()
+
+    def _note(self, camera: Camera, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            if notice.kind == "refused":
+                self._parts.telemetry.count("photos_refused")
+                _LOG.warning("%s: %s", notice.subject, notice.problem)
+                self._parts.alarms.event("photo_refused", "warning", notice.subject, notice.problem)
+            elif notice.kind == "back":
+                self._watchdog.ready()
+                self._parts.alarms.camera_back(notice.camera)
+            elif notice.kind == "lost":
+                self._camera_lost(camera, notice)
+            else:
+                self._source_over(camera, notice)
+
+    def _camera_lost(self, camera: Camera, notice: Notice) -> None:
+        self._watchdog.ready()
+        self._follow(camera, notice.subject, self._parts.path.finish(camera))
+        self._parts.telemetry.count("camera_losses")
+        self._parts.alarms.camera_lost(notice.camera, notice.problem)
+
+    def _source_over(self, camera: Camera, notice: Notice) -> None:
+        self._follow(camera, notice.subject, self._parts.path.finish(camera))
+        if notice.kind == "failed":
+            self._parts.alarms.event("camera_failed", "error", notice.camera, notice.problem)
+            self._failures.append(notice.problem)
+
+    def _finish(self) -> Totals:
+        """Stop capturing, deliver what there is time for, say good-bye, close."""
+        parts = self._parts
+        self._watchdog.ready()
+        if self._stop.is_set():
+            self._watchdog.stopping()
+        for camera in parts.cameras:
+            camera.end()
+        self._drain()
+        if parts.uploader is not None:
+            parts.uploader.finish(_GOODBYE_S)
+        totals = parts.report.totals()
+        last_words = parts.report.status("offline", (), self._wall_clock(), totals=totals).to_bytes()
+        if not parts.publisher.finish(last_words, _GOODBYE_S):
+            _LOG.warning("the broker did not take the last status in %g s", _GOODBYE_S)
+        if not parts.outbox.close(_CLOSE_S):
+            _LOG.error("the outbox did not close in %g s", _CLOSE_S)
+        parts.release()
+        left = totals["queued_messages"], totals["queued_images"]
+        if any(left):
+            _LOG.warning("%s messages and %s images stay in the outbox and are delivered at the next start", *left)
+        return totals
+
+    def _drain(self) -> None:
+        """Wait until everything is delivered, within the time for it."""
+        parts = self._parts
+        stored_by_s = self._clock() + _CLOSE_S
+        while not parts.outbox.is_stored and parts.outbox.failure is None and self._clock() < stored_by_s:
+            self._idle()
+        stopped = self._stop.is_set()
+        if not stopped and not parts.outbox.is_empty:
+            _LOG.info("the sources have ended; delivering what waits, for at most %g s", parts.pace.drain_timeout_s)
+        deadline_s = self._clock() + (parts.pace.stop_timeout_s if stopped else parts.pace.drain_timeout_s)
+        while self._clock() < deadline_s and parts.outbox.failure is None and not parts.outbox.is_empty:
+            if self._stop.is_set() and parts.outbox.is_stored and not parts.publisher.connected:
+                return  # Asked to go, everything is safe on disk, and nobody listens.
+            if self._stop.is_set() and not stopped:
+                stopped, deadline_s = True, min(deadline_s, self._clock() + parts.pace.stop_timeout_s)
+            self._idle()
+
+    def _idle(self) -> None:
+        """Let time pass without a frame."""
+        self._progress_s = self._clock()
+        self._tick()
+        time.sleep(_TICK_S)

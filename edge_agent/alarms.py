@@ -1,0 +1,135 @@
+"""Saying what is wrong: events for what happened, the retained status for what is the case.
+
+An event is said once when something begins, not again for every failed attempt. The status is published when its
+reasons change.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from edge_agent.messages import EventMessage, new_event_id, utc
+from edge_agent.rows import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from edge_agent.messages import Topics
+    from edge_agent.outbox import Outbox
+    from edge_agent.publisher import Publisher
+    from edge_agent.report import Report
+    from edge_agent.telemetry import Telemetry
+    from edge_agent.uploads import Uploader
+
+_LOG = logging.getLogger(__name__)
+
+_PUT_TIMEOUT_S = 0.5
+
+
+class Alarms:
+    """Events and status of one agent. Belongs to the agent's loop.
+
+    Args:
+        robot: Name of the robot.
+        topics: Of the robot.
+        outbox: Takes the events.
+        publisher: Takes the status.
+        uploader: Asked for its problem.
+        report: Builds the status, and knows what was dropped.
+        telemetry: Counts events that found no room.
+        wall_clock: Seconds since 1970 UTC.
+    """
+
+    def __init__(  # noqa: PLR0913 - it listens to every part
+        self,
+        *,
+        robot: str,
+        topics: Topics,
+        outbox: Outbox,
+        publisher: Publisher,
+        uploader: Uploader | None,
+        report: Report,
+        telemetry: Telemetry,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._robot = robot
+        self._topics = topics
+        self._outbox = outbox
+        self._publisher = publisher
+        self._uploader = uploader
+        self._report = report
+        self._telemetry = telemetry
+        self._wall_clock = wall_clock
+        self._down: dict[str, str] = {}
+        self._reasons: tuple[str, ...] | None = None
+        self._losses = report.losses()
+
+    def event(self, event: str, severity: Literal["info", "warning", "error"], subject: str, problem: str) -> None:
+        """Store an event for delivery.
+
+        Args:
+            event: One of a fixed set of words, see docs/mqtt.md.
+            severity: How bad.
+            subject: The thing that it is about.
+            problem: One sentence.
+        """
+        now_s = self._wall_clock()
+        message = EventMessage(
+            event_id=new_event_id(now_s),
+            robot=self._robot,
+            event=event,
+            severity=severity,
+            subject=subject,
+            problem=problem,
+            at=utc(now_s),
+        )
+        entry = Entry(message.event_id, "event", self._topics.event, message.to_bytes())
+        if not self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
+            self._telemetry.count("events_not_stored")
+
+    def camera_lost(self, camera: str, problem: str) -> None:
+        """Note that a camera is down.
+
+        Args:
+            camera: Its name.
+            problem: Why; the event is said for the first failure alone.
+        """
+        if camera not in self._down:
+            _LOG.warning("camera %s is down: %s", camera, problem)
+            self.event("camera_lost", "error", camera, problem)
+        self._down[camera] = problem
+
+    def camera_back(self, camera: str) -> None:
+        """Note that a camera works.
+
+        Args:
+            camera: Its name.
+        """
+        if self._down.pop(camera, None) is not None:
+            _LOG.info("camera %s is back", camera)
+            self.event("camera_back", "info", camera, "")
+
+    def report_drops(self) -> None:
+        """Say what was dropped since the last call; the numbers stand in the telemetry as well."""
+        now = self._report.losses()
+        news = {name: number - self._losses.get(name, 0) for name, number in now.items()}
+        self._losses = now
+        said = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in news.items() if number > 0)
+        if said:
+            _LOG.warning("dropped: %s", said)
+            self.event("dropped", "warning", "outbox", said)
+
+    def update_status(self) -> None:
+        """Publish the status when its reasons have changed."""
+        reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
+        if self._outbox.is_full:
+            reasons.append("outbox: the disk is full")
+        if self._uploader is not None and self._uploader.worker.problem is not None:
+            reasons.append(f"uploads: {self._uploader.worker.problem}")
+        if tuple(reasons) != self._reasons:
+            self._reasons = tuple(reasons)
+            status = self._report.status("degraded" if reasons else "online", self._reasons, self._wall_clock())
+            self._publisher.set_status(status.to_bytes())

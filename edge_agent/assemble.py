@@ -1,0 +1,252 @@
+"""From a configuration to an agent that is ready to run. The only place that knows every part."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from contextlib import ExitStack
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING
+
+from bundle.counter import Counter
+from bundle.engines.choose import open_engine
+from bundle.errors import ConfigError
+from bundle.manifest import MANIFEST_NAME
+from bundle.store import Store
+from edge_agent.agent import Agent, Pace, Parts
+from edge_agent.alarms import Alarms
+from edge_agent.camera import CAPTURE_COMMAND, Camera
+from edge_agent.frame_path import FramePath
+from edge_agent.ledger import Ledger
+from edge_agent.messages import StatusMessage, Topics, utc
+from edge_agent.mqtt import VERSIONS, PahoLink, Will
+from edge_agent.outbox import Outbox
+from edge_agent.outbox_rescue import open_outbox
+from edge_agent.publisher import Publisher
+from edge_agent.records import read_records
+from edge_agent.report import Report
+from edge_agent.s3 import S3Target
+from edge_agent.spool import Spool
+from edge_agent.telemetry import Telemetry
+from edge_agent.uploads import FolderTarget, Uploader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from bundle.verify import Bundle
+    from edge_agent.config import AgentConfig, BundleSection
+    from edge_agent.rows import Entry
+    from edge_agent.uploads import Target
+
+_LOG = logging.getLogger(__name__)
+
+_FOLDER_RETRY_MAX_S = 60.0
+
+
+def agent_version() -> str:
+    """Version of bintally that runs."""
+    try:
+        return installed_version("bintally")
+    except PackageNotFoundError:
+        return "0"
+
+
+def find_bundle(section: BundleSection) -> Bundle:
+    """Verify the bundle that a configuration names.
+
+    Args:
+        section: `path` is a bundle's folder, or a store.
+
+    Returns:
+        The bundle, every file hashed.
+
+    Raises:
+        BundleError: There is none, or it does not verify.
+    """
+    from bundle.verify import load_bundle
+
+    if (section.path / "state.json").is_file() and not (section.path / MANIFEST_NAME).is_file():
+        return Store(section.path).current()
+    return load_bundle(section.path)
+
+
+def open_counter(section: BundleSection) -> Counter:
+    """Load the bundle that a configuration names.
+
+    Args:
+        section: Which, and how.
+
+    Returns:
+        A counter that is ready.
+
+    Raises:
+        BundleError: There is none, or it does not verify.
+        ConfigError: No such engine.
+        EngineError: The runtime refuses it.
+    """
+    bundle = find_bundle(section)
+    threads = section.threads or max(1, (os.cpu_count() or 2) - 1)
+    return Counter(bundle, open_engine(bundle, engine=section.engine, threads=threads))
+
+
+def assemble(
+    config: AgentConfig,
+    *,
+    capture_command: Sequence[str] = CAPTURE_COMMAND,
+    on_accepted: Callable[[Entry], None] | None = None,
+) -> Agent:
+    """Build an agent.
+
+    Args:
+        config: Paths absolute, as `load_config` gives it.
+        capture_command: How capture processes are started.
+        on_accepted: Called, on the outbox's thread, with each count that has become durable.
+
+    Returns:
+        The agent.
+
+    Raises:
+        BintallyError: Something that it needs is missing or damaged.
+    """
+    with ExitStack() as undo:
+        lock = _lock_state(config.state.path)
+        undo.callback(os.close, lock)
+        records = {} if config.records is None else read_records(config.records.file)
+        counter = open_counter(config.bundle)
+        undo.callback(counter.close)
+        cameras = []
+        for section in config.cameras:
+            cameras.append(Camera(section, counter.bundle.manifest.preprocessing, command=capture_command))
+            undo.callback(cameras[-1].close)
+        parts = _parts(config, counter, cameras, records, on_accepted, release=undo.pop_all().close)
+    return Agent(parts)
+
+
+def _parts(
+    config: AgentConfig,
+    counter: Counter,
+    cameras: list[Camera],
+    records: dict[str, int],
+    on_accepted: Callable[[Entry], None] | None,
+    release: Callable[[], None],
+) -> Parts:
+    robot, topics, telemetry = config.robot.id, Topics(config.robot.site, config.robot.id), Telemetry()
+    spool = Spool(config.state.path / "images")
+    file, rescue = open_outbox(config.state.path / "outbox.db", config.state.max_bytes)
+    if rescue is not None:
+        _LOG.error("outbox: %s", rescue)
+    outbox = Outbox(Ledger(file, spool, config.state), on_accepted=_acceptance(telemetry, on_accepted))
+    publisher = _publisher(config, topics, outbox)
+    target, prefix = _target(config)
+    uploader = _uploader(config, target, outbox, spool)
+    report = Report(
+        robot=robot,
+        version=agent_version(),
+        counter=counter,
+        cameras=cameras,
+        outbox=outbox,
+        publisher=publisher,
+        uploader=uploader,
+        telemetry=telemetry,
+        state_path=config.state.path,
+        rescue=rescue,
+    )
+    path = FramePath(
+        counter,
+        robot=robot,
+        topics=topics,
+        records=records,
+        uploads=config.uploads,
+        upload_prefix=prefix,
+        telemetry=telemetry,
+        cameras={camera.name: (section, camera) for section, camera in zip(config.cameras, cameras, strict=True)},
+    )
+    alarms = Alarms(
+        robot=robot,
+        topics=topics,
+        outbox=outbox,
+        publisher=publisher,
+        uploader=uploader,
+        report=report,
+        telemetry=telemetry,
+    )
+    return Parts(cameras, path, outbox, publisher, uploader, telemetry, report, alarms, _pace(config), release)
+
+
+def _pace(config: AgentConfig) -> Pace:
+    return Pace(config.telemetry.interval_s, config.stop.drain_timeout_s, config.stop.stop_timeout_s)
+
+
+def _uploader(config: AgentConfig, target: Target | None, outbox: Outbox, spool: Spool) -> Uploader | None:
+    if target is None:
+        return None
+    retry_max_s = _FOLDER_RETRY_MAX_S if config.s3 is None else config.s3.retry_max_s
+    return Uploader(target, outbox, spool, retry_max_s=retry_max_s)
+
+
+def _lock_state(folder: Path) -> int:
+    """Make the state folder and take it for this process: two agents on one outbox would corrupt it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"state.path {folder} cannot be used", got=exc.strerror, fix="Check its rights.") from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(lock)
+        raise ConfigError(
+            f"state.path {folder} is in use by another agent", fix="Stop it, or name another state.path."
+        ) from exc
+    return lock
+
+
+def _acceptance(telemetry: Telemetry, on_accepted: Callable[[Entry], None] | None) -> Callable[[Sequence[Entry]], None]:
+    def accepted(entries: Sequence[Entry]) -> None:
+        now_s = time.monotonic()
+        for entry in entries:
+            if entry.captured_mono_s is not None:
+                telemetry.latency("total", (now_s - entry.captured_mono_s) * 1e3)
+                if on_accepted is not None:
+                    on_accepted(entry)
+
+    return accepted
+
+
+def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher:
+    client_id = f"bintally-{config.robot.site}-{config.robot.id}"
+
+    probed: set[int] = set()
+
+    def connect(version: int) -> PahoLink:
+        if version == VERSIONS[0] and version not in probed:
+            PahoLink(config.mqtt, client_id=client_id, version=version, will=None).close()
+            probed.add(version)
+        last_will = StatusMessage(
+            robot=config.robot.id,
+            state="offline",
+            reasons=("the connection broke",),
+            bundle=None,
+            engine=None,
+            count_classes=(),
+            version=agent_version(),
+            at=utc(time.time()),
+        )
+        will = Will(topics.status, last_will.to_bytes())
+        return PahoLink(config.mqtt, client_id=client_id, version=version, will=will)
+
+    return Publisher(config.mqtt, topics, outbox, connect=connect)
+
+
+def _target(config: AgentConfig) -> tuple[Target | None, str | None]:
+    own = f"{config.robot.site}/{config.robot.id}"
+    if config.s3 is not None:
+        prefix = config.s3.prefix.strip("/")
+        return S3Target(config.s3), f"{prefix}/{own}" if prefix else own
+    if config.uploads.folder is not None:
+        return FolderTarget(config.uploads.folder), own
+    return None, None

@@ -1,0 +1,320 @@
+"""A camera as the agent sees it: frames, or a notice. The process behind it may hang, crash or vanish.
+
+Invariants:
+- The process is killed when it is silent for longer than it may be while it has a free slot to fill, and started again
+  after a jittered, growing pause. Nothing in here blocks.
+- A picture of a file source that twice kills its process is refused and skipped; every other picture is handed over
+  exactly once per pass, also across restarts.
+- A frame's pixels are valid until `release`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bundle.errors import CameraError
+from edge_agent.backoff import Backoff
+from edge_agent.capture import CaptureOrder
+from edge_agent.frames import (
+    EndMessage,
+    FailureMessage,
+    FrameMessage,
+    FrameRing,
+    RefusedMessage,
+    decode_message,
+)
+from edge_agent.sources import SourceKind, source_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bundle.manifest import Preprocessing
+    from edge_agent.config import CameraSection
+
+_LOG = logging.getLogger(__name__)
+
+CAPTURE_COMMAND = (sys.executable, "-m", "edge_agent.capture")
+_FILE_SLOTS = 4
+"""Photos that are decoded ahead. A live source has one slot: its next frame is chosen when the slot is free."""
+_MAX_SILENT_STARTS = 5
+_KILL_WAIT_S = 5.0
+_FIRST_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture in the agent's hands.
+
+    Attributes:
+        camera: Name of its camera.
+        message: What the capture process said of it.
+        image_bgr: uint8, (H, W, 3), BGR, 0..255: a view, valid until the camera's `release`.
+        network_bgr: The same picture after the geometric half of the preprocessing: uint8, (h, w, 3), BGR, a view.
+    """
+
+    camera: str
+    message: FrameMessage
+    image_bgr: NDArray[np.uint8]
+    network_bgr: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something other than a frame.
+
+    Attributes:
+        kind: "refused" one picture; "lost" the camera is down and will be tried again; "back" it works again; "ended"
+            the source is finished; "failed" it can never work.
+        camera: Name of the camera.
+        subject: The picture or the source that it is about.
+        problem: One sentence, empty for "back" and "ended".
+    """
+
+    kind: Literal["refused", "lost", "back", "ended", "failed"]
+    camera: str
+    subject: str
+    problem: str = ""
+
+
+class Camera:
+    """Starts, watches and reads one capture process.
+
+    Args:
+        settings: Of this camera.
+        preprocessing: Of the bundle, whose geometric half the capture process does.
+        command: The capture process's command line, without its three arguments.
+        clock: Monotonic seconds.
+
+    Raises:
+        InputError: The source does not exist.
+    """
+
+    def __init__(
+        self,
+        settings: CameraSection,
+        preprocessing: Preprocessing,
+        *,
+        command: Sequence[str] = CAPTURE_COMMAND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = settings.name
+        self.kind: SourceKind = source_kind(settings.source)
+        self.live = self.kind == "camera"
+        self.dropped = 0
+        self.ended = False
+        self.connected = False
+        self.connection: Connection | None = None
+        self.progress_s = clock()
+        self._settings = settings
+        self._command = tuple(command)
+        self._clock = clock
+        self._order = CaptureOrder(
+            source=settings.source,
+            start=0,
+            slots=1 if self.live else _FILE_SLOTS,
+            max_pixels=settings.max_pixels,
+            preprocessing=preprocessing.model_dump(mode="json"),
+            repeat=settings.repeat,
+            pause_s=settings.pause_s,
+            width=settings.width,
+            height=settings.height,
+            fps=settings.fps,
+        )
+        self._ring = FrameRing.create(self._order.shape)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._backoff = Backoff(_FIRST_PAUSE_S, settings.restart_max_s)
+        self._retry_at_s = 0.0
+        self._heard = False
+        self._held = 0
+        self._next_index = 0
+        self._silent_starts = 0
+        self._dropped_before = 0
+        self._suspect: int | None = None
+
+    def tick(self) -> list[Notice]:
+        """Start what should run, kill what hangs. Call it often.
+
+        Returns:
+            What happened.
+        """
+        now_s = self._clock()
+        if self.ended:
+            return []
+        if self._process is None:
+            if now_s >= self._retry_at_s:
+                self._start()
+            return []
+        if self.connection is not None and self.connection.poll(0):
+            return []
+        silent_s = now_s - self.progress_s
+        if not self._heard and silent_s > self._settings.open_timeout_s:
+            return self._lose(f"no frame within {self._settings.open_timeout_s:g} s of its start")
+        allowed_s = self._settings.stall_s + self._settings.pause_s
+        if self._heard and self._held < self._order.slots and silent_s > allowed_s:
+            return self._lose(f"no frame for {silent_s:.1f} s")
+        return []
+
+    def _start(self) -> None:
+        ours, theirs = Pipe(duplex=True)
+        order = CaptureOrder(**{**asdict(self._order), "start": self._next_index})
+        self._ring.cursor = self._next_index - 1
+        path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            [*self._command, str(self._ring.descriptor), str(theirs.fileno()), json.dumps(asdict(order))],
+            pass_fds=(self._ring.descriptor, theirs.fileno()),
+            env={"OPENCV_LOG_LEVEL": "ERROR", **os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+            stdin=subprocess.DEVNULL,
+            # Ctrl-C is for the agent, which then ends its cameras itself.
+            start_new_session=True,
+        )
+        theirs.close()
+        self.connection = ours
+        self._heard = False
+        self._held = 0
+        self._dropped_before = self.dropped
+        self.progress_s = self._clock()
+        for slot in range(self._order.slots):
+            ours.send_bytes(bytes([slot]))
+
+    def receive(self) -> Frame | list[Notice]:
+        """Take the next message; call it when `connection` is readable.
+
+        Returns:
+            A frame, to be given back by `release`, or what happened instead.
+        """
+        if self.connection is None:
+            return []
+        try:
+            message = decode_message(self.connection.recv_bytes(1 << 16))
+        except (EOFError, OSError):
+            return self._lose("the capture process died")
+        except CameraError as exc:
+            return self._lose(str(exc))
+        self.progress_s = self._clock()
+        if isinstance(message, FailureMessage):
+            return self._fail(message)
+        if isinstance(message, EndMessage):
+            self.stop()
+            self.ended = True
+            return [Notice("ended", self.name, str(self._settings.source))]
+        return self._accept(message)
+
+    def _accept(self, message: FrameMessage | RefusedMessage) -> Frame | list[Notice]:
+        self._heard = True
+        self._silent_starts = 0
+        self._next_index = message.index + 1
+        if isinstance(message, RefusedMessage):
+            return [Notice("refused", self.name, message.name, message.problem)]
+        self._held += 1
+        self._backoff.reset()
+        self.dropped = self._dropped_before + message.dropped
+        return Frame(self.name, message, self._ring.image(message), self._ring.network_image(message))
+
+    def came_back(self) -> list[Notice]:
+        """Tell, once, that frames flow. Call it for each frame.
+
+        Returns:
+            A "back" notice for the first frame after the start or a loss.
+        """
+        if self.connected:
+            return []
+        self.connected = True
+        return [Notice("back", self.name, str(self._settings.source))]
+
+    def encoded(self, frame: Frame) -> bytes:
+        """Copy the file that a frame was decoded from.
+
+        Args:
+            frame: Not yet released.
+
+        Returns:
+            The file, empty for video.
+        """
+        return self._ring.encoded(frame.message)
+
+    def release(self, frame: Frame) -> None:
+        """Hand a frame's slot back to the capture process.
+
+        Args:
+            frame: From `receive`; its pixels are invalid from here on.
+        """
+        self._held = max(0, self._held - 1)
+        if self.connection is None:
+            return
+        self._ring.forget(frame.message)
+        try:
+            self.connection.send_bytes(bytes([frame.message.slot]))
+        except OSError:
+            return  # The process is dead; the next receive says so.
+
+    def restart(self, problem: str) -> list[Notice]:
+        """Kill the process and try again later, for a camera that sends the same picture for ever.
+
+        Args:
+            problem: Why.
+
+        Returns:
+            A "lost" notice.
+        """
+        return self._lose(problem)
+
+    def _fail(self, message: FailureMessage) -> list[Notice]:
+        if not message.fatal:
+            return self._lose(message.problem)
+        self.stop()
+        self.ended = True
+        return [Notice("failed", self.name, str(self._settings.source), message.problem)]
+
+    def _lose(self, problem: str) -> list[Notice]:
+        at_work = self._ring.cursor if not self.live and self._ring.cursor >= self._next_index else None
+        poisoned = at_work is not None and at_work == self._suspect
+        self._suspect = at_work
+        self._silent_starts += not self._heard and at_work is None
+        self.stop()
+        self.connected = False
+        self._retry_at_s = self._clock() + self._backoff.next_s()
+        source = str(self._settings.source)
+        if poisoned and at_work is not None:
+            self._next_index = at_work + 1
+            return [Notice("refused", self.name, f"picture {at_work} of {source}", f"{problem} twice at this picture")]
+        if not self.live and self._silent_starts >= _MAX_SILENT_STARTS:
+            self.ended = True
+            return [Notice("failed", self.name, source, f"{self._silent_starts} starts without a picture: {problem}")]
+        return [Notice("lost", self.name, source, problem)]
+
+    def end(self) -> None:
+        """Stop for good: the source counts as ended."""
+        self.stop()
+        self.ended = True
+
+    def stop(self) -> None:
+        """End the process, however it is."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        if self._process is not None:
+            self._process.kill()
+            try:
+                self._process.wait(_KILL_WAIT_S)
+            except subprocess.TimeoutExpired:
+                # Stuck in the kernel (uninterruptible): it dies with its device. Waiting would stop the other cameras.
+                _LOG.warning("capture process %d of camera %s does not die", self._process.pid, self.name)
+            self._process = None
+
+    def close(self) -> None:
+        """End and free the shared memory."""
+        self.end()
+        self._ring.close()

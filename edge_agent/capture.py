@@ -1,0 +1,279 @@
+"""The capture process: `python -m edge_agent.capture`, started, watched and killed by `edge_agent.camera`.
+
+An OpenCV read() can hang for ever, so it does so here, where SIGKILL is a cure. Files wait for a free slot. Live
+sources do not: a thread reads on and on, and only the newest picture is handed over when a slot is free. When the
+agent is gone this process ends at once, even in the middle of a read().
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import cv2
+
+from bundle.errors import BintallyError, CameraError, InputError
+from bundle.images import MAX_BYTES
+from bundle.manifest import Preprocessing
+from bundle.preprocess import resize
+from edge_agent.frames import (
+    CaptureMessage,
+    EndMessage,
+    FailureMessage,
+    FrameMessage,
+    FrameRing,
+    RefusedMessage,
+    RingShape,
+    encode_message,
+)
+from edge_agent.gate import measure
+from edge_agent.sources import CameraSource, FolderSource, Picture, Source, Unusable, VideoSource, source_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureOrder:
+    """What a capture process is told on its command line.
+
+    Attributes:
+        source: As in the configuration, paths absolute.
+        start: First picture to read.
+        slots: Of the shared memory.
+        max_pixels: Larger pictures are refused.
+        repeat: Start again at the end.
+        pause_s: Between photos.
+        width: Asked of a camera.
+        height: Asked of a camera.
+        fps: Asked of a camera.
+        preprocessing: Of the bundle, as its manifest writes it.
+    """
+
+    source: int | str
+    start: int
+    slots: int
+    max_pixels: int
+    preprocessing: dict[str, Any]
+    repeat: bool = False
+    pause_s: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+
+    @property
+    def shape(self) -> RingShape:
+        """Size of the shared memory that both sides agree on."""
+        return RingShape(self.slots, self.max_pixels, self.spec.size_wh, MAX_BYTES)
+
+    @property
+    def spec(self) -> Preprocessing:
+        """The bundle's preprocessing."""
+        return Preprocessing.model_validate(self.preprocessing)
+
+
+def open_source(order: CaptureOrder) -> Source:
+    """Choose the source for an order.
+
+    Args:
+        order: From the agent.
+
+    Returns:
+        The source, not yet opened.
+
+    Raises:
+        InputError: There is nothing at that path.
+    """
+    kind = source_kind(order.source)
+    if kind == "camera":
+        return CameraSource(order.source, size_wh=(order.width, order.height), fps=order.fps)
+    path = Path(str(order.source))
+    if kind == "video":
+        return VideoSource(path, repeat=order.repeat)
+    return FolderSource(path, max_pixels=order.max_pixels, repeat=order.repeat, pause_s=order.pause_s)
+
+
+class Sender:
+    """The capture process's end of the pipe and the memory.
+
+    Args:
+        connection: To the agent.
+        ring: The shared memory.
+        spec: The bundle's preprocessing, whose geometric half is done here, off the agent's core.
+    """
+
+    def __init__(self, connection: Connection, ring: FrameRing, spec: Preprocessing) -> None:
+        self._connection = connection
+        self._ring = ring
+        self._spec = spec
+        self._tokens: SimpleQueue[int] = SimpleQueue()
+        self._before: NDArray[np.uint8] | None = None
+        threading.Thread(target=self._take_tokens, name="tokens", daemon=True).start()
+
+    def _take_tokens(self) -> None:
+        try:
+            while True:
+                self._tokens.put(self._connection.recv_bytes(1)[0])
+        except (EOFError, OSError):
+            # The agent is gone. A read() that hangs in C cannot be left in any gentler way.
+            os._exit(0)
+
+    def wait_for_slot(self) -> int:
+        """Wait until the agent hands a slot over.
+
+        Returns:
+            Its number.
+        """
+        return self._tokens.get()
+
+    def mark(self, index: int) -> None:
+        """Note which picture is being worked on, for after a crash."""
+        self._ring.cursor = index
+
+    def send(self, message: CaptureMessage) -> None:
+        """Send a message to the agent."""
+        self._connection.send_bytes(encode_message(message))
+
+    def send_picture(self, slot: int, picture: Picture, dropped: int = 0) -> None:
+        """Fill a slot and hand it over.
+
+        Args:
+            slot: From `wait_for_slot`.
+            picture: What to send.
+            dropped: Pictures dropped so far.
+        """
+        stats, self._before = measure(picture.image_bgr, self._before)
+        network_bgr = resize(picture.image_bgr, self._spec)
+        self._ring.write(slot, picture.image_bgr, network_bgr, picture.encoded)
+        height, width = picture.image_bgr.shape[:2]
+        self.send(
+            FrameMessage(
+                slot=slot,
+                index=picture.index,
+                name=picture.name,
+                height=height,
+                width=width,
+                encoded_bytes=len(picture.encoded),
+                captured_s=picture.captured_s,
+                captured_mono_s=picture.captured_mono_s,
+                position_s=picture.position_s,
+                dropped=dropped,
+                stats=stats,
+            )
+        )
+
+
+class _Newest:
+    """A place for one picture: putting a second one drops the first. The drops are counted."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._picture: Picture | None = None
+        self._failure: BintallyError | None = None
+        self._dropped = 0
+
+    def put(self, picture: Picture) -> None:
+        with self._changed:
+            self._dropped += self._picture is not None
+            self._picture = picture
+            self._changed.notify()
+
+    def fail(self, failure: BintallyError) -> None:
+        with self._changed:
+            self._failure = failure
+            self._changed.notify()
+
+    def take(self) -> tuple[Picture, int]:
+        """Wait for a picture.
+
+        Returns:
+            The newest one, and how many were dropped before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._picture is not None or self._failure is not None)
+            if self._picture is None:
+                raise self._failure or CameraError("the camera stopped")
+            picture, self._picture = self._picture, None
+            return picture, self._dropped
+
+
+def serve(source: Source, sender: Sender, start: int) -> None:
+    """Send everything a source has; returns when it ends.
+
+    Args:
+        source: What to read.
+        sender: Where to.
+        start: First picture to read.
+    """
+    try:
+        if source.live:
+            _serve_live(source, sender)
+        else:
+            _serve_file(source, sender, start)
+        sender.send(EndMessage())
+    except BintallyError as exc:
+        sender.send(FailureMessage(str(exc), fatal=isinstance(exc, InputError)))
+
+
+def _serve_file(source: Source, sender: Sender, start: int) -> None:
+    for item in source.read(start, sender.mark):
+        if isinstance(item, Unusable):
+            sender.send(RefusedMessage(item.index, item.name, item.problem))
+        else:
+            sender.send_picture(sender.wait_for_slot(), item)
+
+
+def _serve_live(source: Source, sender: Sender) -> None:
+    newest = _Newest()
+
+    def read_on() -> None:
+        try:
+            for item in source.read(0, sender.mark):
+                if isinstance(item, Picture):
+                    newest.put(item)
+            newest.fail(CameraError("the camera's stream ended", fix="It is opened again."))
+        except BintallyError as exc:
+            newest.fail(exc)
+
+    threading.Thread(target=read_on, name="reader", daemon=True).start()
+    while True:
+        slot = sender.wait_for_slot()
+        picture, dropped = newest.take()
+        sender.send_picture(slot, picture, dropped)
+
+
+def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_source) -> None:
+    """Run a capture process; it ends when the agent closes the pipe.
+
+    Args:
+        arguments: Descriptor of the memory, descriptor of the pipe, the order as JSON.
+        choose: Opens the source for an order.
+    """
+    ring_descriptor, pipe_descriptor, text = arguments
+    order = CaptureOrder(**json.loads(text))
+    sender = Sender(Connection(int(pipe_descriptor)), FrameRing(int(ring_descriptor), order.shape), order.spec)
+    try:
+        serve(choose(order), sender, order.start)
+    except InputError as exc:
+        sender.send(FailureMessage(str(exc), fatal=True))
+    threading.Event().wait()
+
+
+def main() -> None:
+    """Entry point of the child: one thread of its own is enough to decode, the other cores count."""
+    cv2.setNumThreads(1)
+    run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Does everything that a configuration names exist and fit? Asked before the agent starts; nothing is changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bundle.engines.choose import ENGINES
+from bundle.errors import ConfigError
+from edge_agent.records import read_records
+from edge_agent.sources import photo_names, source_kind
+
+if TYPE_CHECKING:
+    from edge_agent.config import AgentConfig
+
+
+def check_references(config: AgentConfig) -> dict[str, str]:
+    """Check what a configuration points to.
+
+    Args:
+        config: As `load_config` gives it.
+
+    Returns:
+        What was found, by subject, for people to read.
+
+    Raises:
+        BintallyError: Something is missing or does not fit; the error names the key.
+    """
+    from edge_agent.assemble import find_bundle
+
+    if config.bundle.engine not in ENGINES:
+        raise ConfigError("bundle.engine is unknown", got=config.bundle.engine, expected=f"one of {', '.join(ENGINES)}")
+    found = {"bundle": find_bundle(config.bundle).label}
+    for camera in config.cameras:
+        kind = source_kind(camera.source)
+        size = f", {len(photo_names(Path(str(camera.source))))} photos" if kind == "folder" else ""
+        found[f"camera {camera.name}"] = f"{kind}{size}"
+    if config.records is not None:
+        found["records"] = f"{len(read_records(config.records.file))} bins"
+    for key, file in _secret_files(config).items():
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{key} does not exist", got=file, fix="Correct it, or pass it by LoadCredential.")
+    return found
+
+
+def _secret_files(config: AgentConfig) -> dict[str, Path | None]:
+    tls = config.mqtt.tls
+    return {
+        "mqtt.password_file": config.mqtt.password_file,
+        "mqtt.tls.ca_file": None if tls is None else tls.ca_file,
+        "mqtt.tls.cert_file": None if tls is None else tls.cert_file,
+        "mqtt.tls.key_file": None if tls is None else tls.key_file,
+        "s3.credentials_file": None if config.s3 is None else config.s3.credentials_file,
+    }

@@ -1,0 +1,133 @@
+"""`bintally agent ...`: run the agent, or check its configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edge_agent.config_file import load_config
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from edge_agent.agent import Agent
+    from edge_agent.messages import Totals
+    from edge_agent.rows import Entry
+
+_CONFIG = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The agent's TOML file; deploy/agent.example.toml explains every key.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def agent() -> None:
+    r"""Run the agent on a robot, or check its configuration.
+
+    \b
+    The agent turns camera frames into counts and never loses one:
+      camera -> count -> outbox on disk -> MQTT, and unsure images to S3 or a folder
+
+    \b
+    Examples:
+      bintally agent check-config --config agent.toml
+      bintally agent run --config agent.toml
+      mosquitto_sub -t 'bintally/v1/+/+/count'         see the counts arrive
+    """
+
+
+@agent.command()
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Each accepted count, then the totals, as JSON lines on stdout.")
+@click.option("--log-json", is_flag=True, help="Logs on stderr as JSON lines.")
+def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
+    r"""Count until the source ends, or until SIGTERM or Ctrl-C.
+
+    A source that ends (a folder, a video) is followed by delivery: the command returns when every count has reached
+    the broker and every image its store, or after stop.drain_timeout_s. What could not be delivered stays in the
+    outbox and goes out at the next start. A second signal ends the process at once; accepted counts stay safe.
+
+    \b
+    Exit codes: 0 done, 65 photos or folder unusable, 66 bundle damaged, 70 engine failed, 75 disk broken,
+    78 configuration wrong.
+
+    \b
+    Example:
+      bintally agent run --config agent.toml --json | tail -n 1
+    """
+    from edge_agent.assemble import assemble
+    from edge_agent.logs import set_up_logs
+
+    config = load_config(config_file).config
+    set_up_logs(config.log.level, json_lines=log_json or config.log.json_lines)
+    ready = assemble(config, on_accepted=_print_count if as_json else None)
+    _stop_on_signals(ready)
+    totals = ready.run()
+    _print_totals(totals, as_json=as_json)
+
+
+def _print_count(entry: Entry) -> None:
+    sys.stdout.write(entry.payload.decode() + "\n")
+    sys.stdout.flush()
+
+
+def _print_totals(totals: Totals, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"totals": totals}))
+        return
+    width = max(map(len, totals))
+    for name, value in totals.items():
+        click.echo(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+def _stop_on_signals(ready: Agent) -> None:
+    """The first signal asks for a clean stop, the second one ends the process."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        del frame
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        ready.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+@agent.command("check-config")
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check_config(config_file: Path, *, as_json: bool) -> None:
+    r"""Check a configuration and everything that it names, and print each value with its origin.
+
+    Nothing is started and nothing is sent; the exit code is 0 when the agent could start. systemd runs it before the
+    agent (ExecStartPre).
+
+    \b
+    Example:
+      bintally agent check-config --config agent.toml
+    """
+    from edge_agent.check import check_references
+
+    loaded = load_config(config_file)
+    notes = check_references(loaded.config)
+    if as_json:
+        settings = [{"key": s.key, "value": s.value, "origin": s.origin} for s in loaded.settings]
+        click.echo(json.dumps({"file": str(loaded.file), "ok": True, "settings": settings, "found": notes}))
+        return
+    width = max(len(setting.key) for setting in loaded.settings)
+    for setting in loaded.settings:
+        click.echo(f"{setting.key:<{width}}  {'-' if setting.value is None else setting.value}  ({setting.origin})")
+    for subject, note in notes.items():
+        click.echo(f"{subject}: {note}")

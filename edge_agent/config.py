@@ -1,0 +1,220 @@
+"""The agent's settings: one frozen tree, every number bounded, every unknown key refused.
+
+Secrets never stand in this tree, only the names of files that hold them. `edge_agent.config_file` reads the tree from
+TOML and words the errors.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path  # noqa: TC003 - pydantic evaluates the annotations
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""One level of an MQTT topic and one folder of an object key: nothing that either would interpret."""
+
+BIN_ID_FIELDS = ("stem", "camera", "visit")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RobotSection(_Section):
+    """Who this robot is; both names are levels of every topic."""
+
+    site: Name
+    id: Name
+
+
+class BundleSection(_Section):
+    """What counts. `path` is a bundle's folder, or a store whose active bundle is used."""
+
+    path: Path
+    engine: str = "auto"
+    threads: int | None = Field(default=None, ge=1, le=64)
+    """Threads of the engine; None leaves one core to capture and delivery."""
+
+
+class VisitSection(_Section):
+    """When a camera looks at a bin, and how many frames make its count."""
+
+    trigger: Literal["photo", "interval", "settle"] | None = None
+    """None: every photo of a folder is a visit, anything else is visited by interval."""
+    interval_s: float = Field(default=5.0, ge=0.05, le=86_400)
+    frames: int = Field(default=3, ge=1, le=32)
+    moving_above: float = Field(default=6.0, gt=0, le=255)
+    """Mean grey-level change between frames that means the robot moves."""
+    still_below: float = Field(default=2.5, gt=0, le=255)
+    still_frames: int = Field(default=3, ge=1, le=100)
+
+
+class GateSection(_Section):
+    """Which frames are not worth counting. A folder's photos are flagged, never refused."""
+
+    min_brightness: float = Field(default=12.0, ge=0, le=255)
+    max_brightness: float = Field(default=245.0, ge=0, le=255)
+    min_sharpness: float = Field(default=2.0, ge=0, le=1e6)
+    """Variance of the Laplacian of the picture sampled at 240 to 480 columns."""
+    frozen_s: float = Field(default=5.0, ge=0, le=3600)
+    """A live camera that repeats one picture for this long is restarted; 0 switches it off."""
+
+
+class CameraSection(_Section):
+    """One source of frames."""
+
+    name: Name = "camera"
+    source: int | str
+    """A folder of photos, a video file, a camera index, or a device such as /dev/video0."""
+    bin_id: str | None = Field(default=None, min_length=1, max_length=255)
+    """Template of `{stem}` (of the file), `{camera}`, `{visit}`; None is `{stem}` for folders, else `{camera}`."""
+    repeat: bool = False
+    """Start a folder or a video again when it ends."""
+    pause_s: float = Field(default=0.0, ge=0, le=3600)
+    """Wait between photos of a folder, so that it plays like a camera that passes bins."""
+    width: int | None = Field(default=None, ge=16, le=16_384)
+    height: int | None = Field(default=None, ge=16, le=16_384)
+    fps: float | None = Field(default=None, gt=0, le=1000)
+    max_pixels: int = Field(default=40_000_000, ge=4096, le=200_000_000)
+    open_timeout_s: float = Field(default=30.0, ge=0.5, le=600)
+    stall_s: float = Field(default=10.0, ge=0.2, le=600)
+    restart_max_s: float = Field(default=60.0, ge=0.05, le=3600)
+    visit: VisitSection = VisitSection()
+    gate: GateSection = GateSection()
+
+    @field_validator("bin_id")
+    @classmethod
+    def _known_fields(cls, value: str | None) -> str | None:
+        for _, field, _, _ in string.Formatter().parse(value or ""):
+            if field is not None and field not in BIN_ID_FIELDS:
+                raise ValueError(f"unknown field {{{field}}}, known are {', '.join(BIN_ID_FIELDS)}")
+        return value
+
+
+class TlsSection(_Section):
+    """Encryption to the broker. Certificate and key are read again at every connect: rotation needs no restart."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> TlsSection:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together")
+        return self
+
+
+class MqttSection(_Section):
+    """The broker."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: int = Field(default=1883, ge=1, le=65_535)
+    username: str | None = Field(default=None, max_length=255)
+    password_file: Path | None = None
+    tls: TlsSection | None = None
+    keepalive_s: int = Field(default=30, ge=5, le=3600)
+    window: int = Field(default=20, ge=1, le=20)
+    """Messages in flight at most; a broker's ReceiveMaximum lowers it further."""
+    ack_timeout_s: float = Field(default=30.0, ge=1, le=600)
+    reconnect_max_s: float = Field(default=60.0, ge=0.1, le=3600)
+    historical_after_s: float = Field(default=30.0, ge=1, le=86_400)
+    """A count that waited longer than this is published with is_historical true."""
+
+
+class QuotaSection(_Section):
+    """How much may be uploaded, so that a bad bundle cannot eat a site's network."""
+
+    images_per_hour: int = Field(default=10_000, ge=0, le=1_000_000)
+    images_per_day: int = Field(default=50_000, ge=0, le=10_000_000)
+    bytes_per_day: int = Field(default=10 << 30, ge=0, le=1 << 50)
+
+
+class UploadsSection(_Section):
+    """Which images leave the robot, and, without an object store, the folder they go to."""
+
+    folder: Path | None = None
+    audit_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of confident visits whose image is uploaded too, to measure the true error rate without bias."""
+    jpeg_quality: int = Field(default=92, ge=30, le=100)
+    quota: QuotaSection = QuotaSection()
+
+
+class S3Section(_Section):
+    """An object store. Credentials come from `credentials_file` or from where boto3 looks."""
+
+    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-_]{1,62}$")
+    prefix: str = Field(default="bintally", max_length=512, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,32}$")
+    credentials_file: Path | None = None
+    """A file in the format of ~/.aws/credentials."""
+    profile: str | None = Field(default=None, max_length=64)
+    connect_timeout_s: float = Field(default=5.0, ge=0.1, le=120)
+    read_timeout_s: float = Field(default=20.0, ge=0.1, le=600)
+    retry_max_s: float = Field(default=60.0, ge=0.1, le=3600)
+
+
+class StateSection(_Section):
+    """What survives a power cut, and how large it may grow."""
+
+    path: Path
+    max_bytes: int = Field(default=1 << 30, ge=16 << 20, le=1 << 44)
+    """Messages and images together. The oldest image goes before any count."""
+    max_age_s: float = Field(default=30 * 86_400, ge=60, le=10 * 365 * 86_400)
+    """Agent running time, not wall-clock time, after which an undelivered item is dropped."""
+
+
+class TelemetrySection(_Section):
+    """How often the robot reports on itself."""
+
+    interval_s: float = Field(default=10.0, ge=0.2, le=3600)
+
+
+class RecordsSection(_Section):
+    """What the inventory system expects: a CSV file with the columns bin_id and record."""
+
+    file: Path
+
+
+class StopSection(_Section):
+    """How long the end of a run may take."""
+
+    drain_timeout_s: float = Field(default=60.0, ge=0, le=86_400)
+    """After a source that ends: how long to wait until everything is delivered."""
+    stop_timeout_s: float = Field(default=8.0, ge=0, le=600)
+    """After SIGTERM: how long to go on delivering. What remains stays in the outbox."""
+
+
+class LogSection(_Section):
+    """What goes to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json_lines: bool = False
+
+
+class AgentConfig(_Section):
+    """The whole tree."""
+
+    robot: RobotSection
+    bundle: BundleSection
+    cameras: tuple[CameraSection, ...] = Field(min_length=1, max_length=8)
+    state: StateSection
+    mqtt: MqttSection = MqttSection()
+    s3: S3Section | None = None
+    uploads: UploadsSection = UploadsSection()
+    records: RecordsSection | None = None
+    telemetry: TelemetrySection = TelemetrySection()
+    stop: StopSection = StopSection()
+    log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AgentConfig:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"camera names must differ, got {', '.join(names)}")
+        if self.s3 is not None and self.uploads.folder is not None:
+            raise ValueError("images go to [s3] or to uploads.folder, not to both: remove one of them")
+        return self

@@ -1,0 +1,301 @@
+"""The outbox's contents and their bounds, without threads: what is stored, what is evicted, what is counted.
+
+Invariants:
+- Images and messages share one bound in bytes. The oldest image goes first, then the oldest event, then the oldest
+  count; every drop is counted in the same transaction, so the number survives restarts.
+- Age is agent running time: a jump of the wall clock drops nothing.
+- A reserve on the disk is given up first, because SQLite cannot even delete on a disk that is full.
+- An image's file is durable before its row, and goes after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edge_agent.outbox_file import OutboxFile, StoreFullError, Table
+from edge_agent.outbox_rescue import quarantined_bytes
+from edge_agent.reserve import Reserve
+from edge_agent.rows import Entry, StoredImage, StoredMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.config import StateSection
+    from edge_agent.spool import Spool
+
+_EVICT_IMAGES = 16
+_EVICT_MESSAGES = 64
+_AGED_ROWS = 256
+_UPTIME_EVERY_S = 60.0
+_SWEEP_PAGE = 1000
+
+
+@dataclass(slots=True)
+class LedgerNumbers:
+    """What lies in the outbox, and what was dropped since it was first made."""
+
+    messages: int = 0
+    images: int = 0
+    image_bytes: int = 0
+    database_bytes: int = 0
+    commits: int = 0
+    oldest_s: float = 0.0
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+class Ledger:
+    """The contents. Belongs to one thread.
+
+    Args:
+        file: The open database.
+        spool: Where images lie.
+        limits: Bounds in bytes and age.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, file: OutboxFile, spool: Spool, limits: StateSection, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.numbers = LedgerNumbers()
+        self.file = file
+        self._spool = spool
+        self._limits = limits
+        self._clock = clock
+        self._opened_s = clock()
+        self._reserve = Reserve(limits.path / "reserve")
+        self._reserve.restore()
+        self._reserved_bytes = quarantined_bytes(limits.path) + Reserve.SIZE
+        tallies = file.tallies()
+        self._uptime_saved_s = tallies.pop("uptime_s", 0.0)
+        # The running time is saved once a minute: after a kill, the newest row knows better.
+        self.started_up_s = max(self._uptime_saved_s, file.newest_up_s())
+        self.numbers.drops.update({name: int(value) for name, value in tallies.items()})
+        self._sweep()
+        self._next_message = 1 + max(file.last_id("message"), file.last_id("dead"))
+        self._next_image = 1 + file.last_id("image")
+        self.numbers.messages = file.count("message")
+        self.numbers.database_bytes = file.used_bytes
+
+    def _sweep(self) -> None:
+        """Bring rows and files of images in line after a kill."""
+        sizes: dict[str, tuple[int, int]] = {}
+        after = 0
+        while True:
+            page = self.file.images(after, _SWEEP_PAGE)
+            sizes.update({row.event_id: (row.id, row.size) for row in page.rows})
+            self._drop("image", page.damaged, "images_damaged")
+            if not page.last_id:
+                break
+            after = page.last_id
+        lost = self._spool.sweep({event_id: size for event_id, (_, size) in sizes.items()})
+        self._drop("image", [sizes[event_id][0] for event_id in lost], "images_damaged")
+        self.numbers.images = len(sizes) - len(lost)
+        self.numbers.image_bytes = sum(size for event_id, (_, size) in sizes.items() if event_id not in lost)
+
+    def _drop(self, table: Table, ids: Sequence[int], why: str) -> None:
+        if ids:
+            with self.file.transaction():
+                self.file.delete(table, ids)
+                self.file.add_to_tally(why, len(ids))
+            self.numbers.drops[why] += len(ids)
+
+    @property
+    def uptime_s(self) -> float:
+        """Agent running time since the outbox was first made."""
+        return self.started_up_s + self._clock() - self._opened_s
+
+    @property
+    def last_ids(self) -> tuple[int, int]:
+        """Highest id given to a message and to an image."""
+        return self._next_message - 1, self._next_image - 1
+
+    def commit(
+        self, entries: Sequence[Entry], delivered: Sequence[int]
+    ) -> tuple[list[StoredMessage], list[StoredImage]]:
+        """Make a batch durable: image files first, then all rows in one transaction.
+
+        Args:
+            entries: What to store.
+            delivered: Ids of messages to remove in the same transaction.
+
+        Returns:
+            The rows that are now durable.
+
+        Raises:
+            StoreFullError: There is no room; nothing was stored.
+            DeliveryError: The disk or the file is broken.
+        """
+        data = {entry.event_id: entry.image.data for entry in entries if entry.image is not None}
+        self._make_room_for(sum(map(len, data.values())))
+        try:
+            self._spool.write(data)
+        except OSError as exc:
+            raise StoreFullError(str(exc)) from exc
+        up_s = self.uptime_s
+        messages = [_message(entry, up_s, number) for number, entry in enumerate(entries, self._next_message)]
+        images = [
+            StoredImage(number, entry.event_id, entry.image.key, len(entry.image.data), entry.image.sidecar, up_s)
+            for number, entry in enumerate((e for e in entries if e.image is not None), self._next_image)
+            if entry.image is not None
+        ]
+        with self.file.transaction():
+            for message in messages:
+                self.file.insert(message)
+            for image in images:
+                self.file.insert(image)
+            gone = self.file.delete("message", delivered)
+        self._next_message += len(messages)
+        self._next_image += len(images)
+        self.numbers.messages += len(messages) - gone
+        self.numbers.images += len(images)
+        self.numbers.image_bytes += sum(image.size for image in images)
+        self.numbers.commits = self.file.commits
+        return messages, images
+
+    def remove_messages(self, ids: Sequence[int]) -> None:
+        """Remove messages that were delivered.
+
+        Args:
+            ids: Their ids.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        with self.file.transaction():
+            self.numbers.messages -= self.file.delete("message", ids)
+
+    def bury_message(self, message_id: int, reason: str) -> None:
+        """Set a message aside that can never be delivered.
+
+        Args:
+            message_id: Its id.
+            reason: The broker's words.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        with self.file.transaction():
+            self.file.bury(message_id, reason)
+            gone = self.file.delete("message", [message_id])
+            self.file.add_to_tally("messages_refused", gone)
+        self.numbers.messages -= gone
+        self.numbers.drops["messages_refused"] += gone
+
+    def remove_images(self, images: Sequence[StoredImage], why: str | None = None) -> None:
+        """Remove images that were uploaded, or, with a reason, that were dropped.
+
+        Args:
+            images: Rows that may be gone already.
+            why: Name of the drop; None after an upload.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        with self.file.transaction():
+            gone = [image for image in images if self.file.delete("image", [image.id])]
+            if why is not None and gone:
+                self.file.add_to_tally(why, len(gone))
+        if why is not None:
+            self.numbers.drops[why] += len(gone)
+        self.numbers.images -= len(gone)
+        self.numbers.image_bytes -= sum(image.size for image in gone)
+        self._spool.remove(image.event_id for image in images)
+
+    def _make_room_for(self, size: int) -> None:
+        used = self.file.used_bytes
+        self.numbers.database_bytes = used
+        used += self._reserved_bytes
+        while self.numbers.images and used + self.numbers.image_bytes + size > self._limits.max_bytes:
+            if not self._evict_images():
+                return
+
+    def _evict_images(self) -> bool:
+        page = self.file.images(0, _EVICT_IMAGES)
+        self._drop("image", page.damaged, "images_damaged")
+        self.remove_images(page.rows, "images_evicted")
+        return bool(page.rows or page.damaged)
+
+    def make_room(self) -> bool:
+        """Drop the least valuable, because nothing fits any more.
+
+        On a disk that is full of other things, no count is dropped for a newer one: the newer one has to wait.
+
+        Returns:
+            Whether something could be dropped.
+
+        Raises:
+            StoreFullError: The disk is so full that even dropping fails.
+            DeliveryError: The file is broken.
+        """
+        if self._reserve.release():
+            return True
+        if self.numbers.images and self._evict_images():
+            return True
+        if not self.file.is_at_bound:
+            return False
+        for kind, why in (("event", "events_evicted"), ("count", "counts_evicted")):
+            ids = self.file.oldest_messages(kind, _EVICT_MESSAGES)
+            if ids:
+                self._drop("message", ids, why)
+                self.numbers.messages -= len(ids)
+                return True
+        return False
+
+    def keep_house(self) -> None:
+        """Drop what is too old, give space back, save the running time. Call it every few seconds.
+
+        Raises:
+            StoreFullError: The disk is full.
+            DeliveryError: The file is broken.
+        """
+        up_s = self.uptime_s
+        oldest_s = up_s - self._limits.max_age_s
+        aged = self.file.ids_before("message", oldest_s, _AGED_ROWS)
+        self._drop("message", aged, "messages_aged")
+        self.numbers.messages -= len(aged)
+        old_images = set(self.file.ids_before("image", oldest_s, _AGED_ROWS))
+        if old_images:
+            page = self.file.images(0, len(old_images))
+            self.remove_images([row for row in page.rows if row.id in old_images], "images_aged")
+        if up_s - self._uptime_saved_s >= _UPTIME_EVERY_S:
+            self.save_uptime()
+        self.file.shrink()
+        self._reserve.restore()
+        first = self.file.oldest_up_s()
+        self.numbers.oldest_s = 0.0 if first is None else up_s - first
+        self.numbers.database_bytes = self.file.used_bytes
+
+    def save_uptime(self) -> None:
+        """Write the running time down.
+
+        Raises:
+            StoreFullError: The disk is full.
+            DeliveryError: The file is broken.
+        """
+        up_s = self.uptime_s
+        with self.file.transaction():
+            self.file.add_to_tally("uptime_s", up_s - self._uptime_saved_s)
+        self._uptime_saved_s = up_s
+
+    def drop_damaged(self, table: Table, ids: Sequence[int]) -> None:
+        """Drop rows whose checksum is wrong.
+
+        Args:
+            table: Where they stand.
+            ids: Which.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        self._drop(table, ids, f"{table}s_damaged")
+        if table == "message":
+            self.numbers.messages -= len(ids)
+        else:
+            self.numbers.images -= len(ids)
+
+
+def _message(entry: Entry, up_s: float, number: int) -> StoredMessage:
+    return StoredMessage(number, entry.event_id, entry.kind, entry.topic, entry.retained_topic, entry.payload, up_s)

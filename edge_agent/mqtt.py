@@ -1,0 +1,306 @@
+"""The one file that speaks paho-mqtt: one connection to a broker, used by one thread.
+
+Invariants, each from a measured trap of paho 2.2:
+- A Client lives for one connection. On a reconnect paho would send its whole queue past the window.
+- Callbacks only note what happened. An exception in one would end the network loop while is_connected() stays true, and
+  a lock taken in on_publish can deadlock.
+- paho's own loop thread is not used: `wait` drives the socket, so this thread also hears its own waker.
+- An acknowledgement may be a refusal: MQTT 5 PUBACK carries a reason code.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from bundle.errors import DeliveryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    from edge_agent.config import MqttSection, TlsSection
+    from edge_agent.threads import Waker
+
+VERSIONS = (5, 4)
+"""Protocol levels that are tried: MQTT 5, then 3.1.1."""
+_CONNECT_TIMEOUT_S = 5.0
+_CONNACK_TIMEOUT_S = 10.0
+_UNSUPPORTED_VERSION = 0x84
+_CREDENTIALS_REFUSED = frozenset({0x86, 0x87})
+_NEVER_ACCEPTED = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
+_MAX_PACKET_BYTES = 64 << 10
+_MAX_SECRET_BYTES = 4096
+
+
+class VersionRefusedError(DeliveryError):
+    """The broker does not speak this version of MQTT."""
+
+
+class HandshakeError(DeliveryError):
+    """The broker did not answer CONNECT, or closed the connection: some do so on a version that they do not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The broker's answer to one publication.
+
+    Attributes:
+        mid: Which one.
+        refusal: Its reason, None when it was taken.
+        for_ever: Sending it again cannot help.
+    """
+
+    mid: int
+    refusal: str | None = None
+    for_ever: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes, retained, when the connection breaks."""
+
+    topic: str
+    payload: bytes
+
+
+class Link(Protocol):
+    """One connection, as delivery sees it.
+
+    Attributes:
+        window: Publications that may be in flight.
+    """
+
+    window: int
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
+        """Send a publication.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            qos: 0 or 1.
+            retain: Whether the broker keeps it.
+
+        Returns:
+            Its number, which `wait` will report for QoS 1.
+
+        Raises:
+            DeliveryError: The connection is gone.
+        """
+        ...
+
+    def wait(self, timeout_s: float, waker: Waker) -> list[Ack]:
+        """Drive the connection until something happens.
+
+        Args:
+            timeout_s: At most this long.
+            waker: Ends the wait early.
+
+        Returns:
+            What was acknowledged.
+
+        Raises:
+            DeliveryError: The connection is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Say good-bye, which keeps the broker from publishing the will."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        ...
+
+
+class PahoLink:
+    """A connection through paho.
+
+    Args:
+        settings: Where and how.
+        client_id: Who.
+        version: 5 or 4 (MQTT 3.1.1).
+        will: For the broker; None for a mere probe of the version. A broker that knows only MQTT 3.1.1 can stumble over
+            the properties of an MQTT 5 will: amqtt 0.12 then neither answers nor hangs up, but refuses a bare CONNECT.
+
+    Raises:
+        VersionRefusedError: The broker does not speak this version.
+        HandshakeError: The broker did not answer, or closed the connection.
+        DeliveryError: No connection, or a certificate or password file cannot be read.
+    """
+
+    def __init__(self, settings: MqttSection, *, client_id: str, version: int, will: Will | None) -> None:
+        self.window = settings.window
+        self._name = f"broker {settings.host}:{settings.port}"
+        self._acks: deque[Ack] = deque()
+        self._connack: ReasonCode | None = None
+        self._client = self._make_client(settings, client_id, version, will)
+        try:
+            self._connect(settings, version, probe=will is None)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _make_client(self, settings: MqttSection, client_id: str, version: int, will: Will | None) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion(version),
+            clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = _CONNECT_TIMEOUT_S
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        if settings.username is not None:
+            client.username_pw_set(settings.username, _secret(settings.password_file))
+        if settings.tls is not None:
+            client.tls_set_context(_tls_context(settings.tls))
+        client.on_connect = self._on_connect
+        client.on_publish = self._on_publish
+        return client
+
+    def _connect(self, settings: MqttSection, version: int, *, probe: bool) -> None:
+        properties = None
+        if version == MQTTProtocolVersion.MQTTv5 and not probe:
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # untyped in paho
+            properties.MaximumPacketSize = _MAX_PACKET_BYTES
+        try:
+            self._client.connect(
+                settings.host,
+                settings.port,
+                settings.keepalive_s,
+                clean_start=version == MQTTProtocolVersion.MQTTv5 or paho.MQTT_CLEAN_START_FIRST_ONLY,
+                properties=properties,
+            )
+        except (OSError, ValueError) as exc:
+            raise DeliveryError(
+                f"{self._name} cannot be reached", got=exc, fix="Check mqtt.host, mqtt.port and the network."
+            ) from exc
+        deadline_s = time.monotonic() + _CONNACK_TIMEOUT_S
+        while self._connack is None:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise HandshakeError(f"{self._name} does not answer", got=f"no CONNACK in {_CONNACK_TIMEOUT_S:g} s")
+            try:
+                self._drive(min(left_s, 1.0), None)
+            except DeliveryError as exc:
+                raise HandshakeError(f"{self._name} closes the connection without an answer", got=exc.got) from exc
+        self._judge(self._connack, version)
+
+    def _judge(self, reason: ReasonCode, version: int) -> None:
+        if not reason.is_failure:
+            return
+        if reason.value == _UNSUPPORTED_VERSION:
+            raise VersionRefusedError(f"{self._name} does not speak MQTT {_version_name(version)}")
+        fix = "Check mqtt.username and mqtt.password_file." if reason.value in _CREDENTIALS_REFUSED else None
+        raise DeliveryError(f"{self._name} refuses the connection", got=str(reason), fix=fix)
+
+    def _on_connect(
+        self, _client: paho.Client, _data: object, _flags: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._connack = reason
+        maximum = getattr(properties, "ReceiveMaximum", None)
+        if isinstance(maximum, int) and maximum > 0:
+            self.window = min(self.window, maximum)
+
+    def _on_publish(
+        self, _client: paho.Client, _data: object, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._acks.append(Ack(mid, str(reason), reason.value in _NEVER_ACCEPTED))
+        else:
+            self._acks.append(Ack(mid))
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
+        """Send a publication; see `Link.publish`."""
+        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._lost(MQTTErrorCode(info.rc))
+        return int(info.mid)
+
+    def wait(self, timeout_s: float, waker: Waker) -> list[Ack]:
+        """Drive the connection; see `Link.wait`."""
+        self._drive(0.0 if self._acks else timeout_s, waker)
+        done = list(self._acks)
+        self._acks.clear()
+        return done
+
+    def _drive(self, timeout_s: float, waker: Waker | None) -> None:
+        sock = self._client.socket()
+        if sock is None:
+            raise self._lost(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            timeout_s = 0.0
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        if waker is not None:
+            poll.register(waker, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(timeout_s * 1e3)}
+        if waker is not None and waker.fileno() in ready:
+            waker.drain()
+        steps = [self._client.loop_misc]
+        if sock.fileno() in ready or isinstance(sock, ssl.SSLSocket):
+            steps = [self._client.loop_read, self._client.loop_write, *steps]
+        for step in steps:
+            result = MQTTErrorCode(step())
+            if result != MQTTErrorCode.MQTT_ERR_SUCCESS and not self._connack_failed():
+                raise self._lost(result)
+
+    def _connack_failed(self) -> bool:
+        return self._connack is not None and self._connack.is_failure
+
+    def _lost(self, code: MQTTErrorCode) -> DeliveryError:
+        return DeliveryError(f"{self._name}: the connection is lost", got=paho.error_string(code))
+
+    def close(self) -> None:
+        """Say good-bye; see `Link.close`."""
+        self._client.disconnect()
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection; see `Link.abort`."""
+        sock = self._client.socket()
+        if sock is not None:
+            sock.close()
+
+
+def _version_name(version: int) -> str:
+    return "5" if version == MQTTProtocolVersion.MQTTv5 else "3.1.1"
+
+
+def _secret(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with file.open(encoding="utf-8") as handle:
+            return handle.read(_MAX_SECRET_BYTES).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DeliveryError(
+            f"mqtt.password_file {file} cannot be read", got=type(exc).__name__, fix="Check the file and its rights."
+        ) from exc
+
+
+def _tls_context(settings: TlsSection) -> ssl.SSLContext:
+    """Build it anew for every connection, so that a rotated certificate is picked up."""
+    try:
+        context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.cert_file is not None and settings.key_file is not None:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ValueError) as exc:
+        raise DeliveryError(
+            "the files in [mqtt.tls] cannot be used", got=exc, fix="Check ca_file, cert_file and key_file."
+        ) from exc
+    return context

@@ -1,0 +1,329 @@
+"""The durable outbox: written before anything is sent, emptied only by what was confirmed.
+
+Invariants:
+- A count is accepted after COMMIT, never before, and leaves only on a confirmed delivery or a counted drop.
+- One thread owns the database. The frame path hands entries over and does not wait; what piles up during one commit
+  goes into the next one together (group commit). A bounded number of entries may wait: then `put` blocks.
+- Removing what was delivered needs no fsync of its own in time: after a kill it is delivered again, under the same
+  event_id.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bundle.errors import DeliveryError
+from edge_agent.lane import Lane
+from edge_agent.outbox_file import StoreFullError
+from edge_agent.rows import Entry, StoredImage, StoredMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.ledger import Ledger, LedgerNumbers
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_WAITING = 64
+_IDLE_WAIT_S = 0.25
+_HOUSEKEEPING_S = 5.0
+_FULL_RETRY_S = 0.5
+_SETTLE_AT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageDone:
+    image: StoredImage
+    dropped: str | None
+
+
+_Order = Entry | _Delivered | _Refused | _ImageDone | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxNumbers:
+    """What the outbox knows of itself; `accepted` counts from the start of the process, drops from the first start."""
+
+    accepted_counts: int
+    accepted_events: int
+    accepted_images: int
+    messages: int
+    images: int
+    image_bytes: int
+    database_bytes: int
+    commits: int
+    oldest_s: float
+    full: bool
+    drops: dict[str, int]
+
+
+class Outbox:
+    """The outbox's thread and what other threads may ask of it.
+
+    Args:
+        ledger: The contents; handed over to the thread.
+        on_accepted: Called on that thread with what a commit has made durable.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        on_accepted: Callable[[Sequence[Entry]], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.messages: Lane[StoredMessage] = Lane()
+        self.images: Lane[StoredImage] = Lane()
+        self.failure: DeliveryError | None = None
+        self.progress_s = clock()
+        self._ledger = ledger
+        self._on_accepted = on_accepted
+        self._clock = clock
+        self._inbox: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._permits = threading.Semaphore(_MAX_WAITING)
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._held: list[Entry] = []
+        self._delivered: list[int] = []
+        self._refused: list[_Refused] = []
+        self._images_done: list[_ImageDone] = []
+        self._accepted = {"count": 0, "event": 0, "image": 0}
+        self._full = False
+        self._retry_s = 0.0
+        self._next_housekeeping_s = 0.0
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, entry: Entry, *, timeout_s: float) -> bool:
+        """Hand an entry over. It is accepted later, when `on_accepted` names it.
+
+        Args:
+            entry: What to store.
+            timeout_s: How long to wait for room.
+
+        Returns:
+            False when there was no room: the entry was not taken.
+
+        Raises:
+            DeliveryError: The outbox has failed.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if not self._permits.acquire(timeout=timeout_s):
+            return False
+        with self._lock:
+            self._waiting += 1
+        self._inbox.put(entry)
+        return True
+
+    def delivered(self, ids: Sequence[int]) -> None:
+        """Remove messages that the broker has confirmed."""
+        self._inbox.put(_Delivered(tuple(ids)))
+
+    def refused(self, message_id: int, reason: str) -> None:
+        """Set a message aside that the broker will never take."""
+        self._inbox.put(_Refused(message_id, reason))
+
+    def uploaded(self, image: StoredImage) -> None:
+        """Remove an image that the object store has confirmed."""
+        self._inbox.put(_ImageDone(image, None))
+
+    def image_lost(self, image: StoredImage) -> None:
+        """Remove an image whose file is gone or altered."""
+        self._inbox.put(_ImageDone(image, "images_damaged"))
+
+    @property
+    def is_full(self) -> bool:
+        """The last commit found no room."""
+        return self._full
+
+    @property
+    def is_stored(self) -> bool:
+        """Everything that was put has been committed."""
+        with self._lock:
+            return self._waiting == 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Everything that was put has been delivered and uploaded."""
+        numbers = self._ledger.numbers
+        return self.is_stored and numbers.messages <= 0 and numbers.images <= 0 and self._inbox.empty()
+
+    def is_late(self, message: StoredMessage, after_s: float) -> bool:
+        """Tell whether a message is no news any more.
+
+        Args:
+            message: From the lane.
+            after_s: How long it may have waited.
+
+        Returns:
+            True when it waited longer, or was stored by an earlier run of the agent.
+        """
+        return message.created_up_s <= self._ledger.started_up_s or (
+            self._ledger.uptime_s - message.created_up_s > after_s
+        )
+
+    def numbers(self) -> OutboxNumbers:
+        """A copy of the numbers, for telemetry."""
+        now: LedgerNumbers = self._ledger.numbers
+        return OutboxNumbers(
+            accepted_counts=self._accepted["count"],
+            accepted_events=self._accepted["event"],
+            accepted_images=self._accepted["image"],
+            messages=now.messages,
+            images=now.images,
+            image_bytes=now.image_bytes,
+            database_bytes=now.database_bytes,
+            commits=now.commits,
+            oldest_s=now.oldest_s,
+            full=self._full,
+            drops=dict(now.drops),
+        )
+
+    def close(self, timeout_s: float) -> bool:
+        """Commit what waits, close the file, end the thread.
+
+        Args:
+            timeout_s: How long that may take.
+
+        Returns:
+            Whether it ended in time.
+        """
+        self._closing = True
+        self._inbox.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not (self._closing and self._inbox.empty() and not self._held and not self._has_settled()):
+                self._step()
+                self.progress_s = self._clock()
+                if self._closing and self._full:
+                    _LOG.error("%d messages could not be stored, because the disk is full", len(self._held))
+                    break
+            self._ledger.save_uptime()
+        except StoreFullError:
+            _LOG.warning("the running time could not be saved, because the disk is full")
+        except DeliveryError as exc:
+            self.failure = exc
+        finally:
+            self.failure = self.failure or DeliveryError("the outbox is closed")
+            self._ledger.file.close()
+
+    def _step(self) -> None:
+        """Do one round: take orders, commit entries, remove what is settled, hand rows on."""
+        idle = self._collect(wait=not self._held or self._full)
+        try:
+            if self._held and self._clock() >= self._retry_s:
+                self._commit()
+            elif idle or self._closing or len(self._delivered) >= _SETTLE_AT:
+                self._remove_delivered()
+            self._settle_rest()
+            if self._clock() >= self._next_housekeeping_s:
+                self._next_housekeeping_s = self._clock() + _HOUSEKEEPING_S
+                self._ledger.keep_house()
+            self._refill()
+        except StoreFullError as exc:
+            self._on_full(exc)
+
+    def _collect(self, *, wait: bool) -> bool:
+        """Take what lies in the inbox.
+
+        Returns:
+            True when nothing came.
+        """
+        taken = 0
+        try:
+            self._sort_in(self._inbox.get(timeout=_IDLE_WAIT_S) if wait else self._inbox.get_nowait())
+            taken = 1
+            while taken < _MAX_WAITING:
+                self._sort_in(self._inbox.get_nowait())
+                taken += 1
+        except queue.Empty:
+            return taken == 0
+        return False
+
+    def _sort_in(self, order: _Order) -> None:
+        if isinstance(order, Entry):
+            self._held.append(order)
+        elif isinstance(order, _Delivered):
+            self._delivered.extend(order.ids)
+        elif isinstance(order, _Refused):
+            self._refused.append(order)
+        elif isinstance(order, _ImageDone):
+            self._images_done.append(order)
+
+    def _has_settled(self) -> bool:
+        return bool(self._delivered or self._refused or self._images_done)
+
+    def _commit(self) -> None:
+        entries = self._held
+        messages, images = self._ledger.commit(entries, self._delivered)
+        self._held, self._delivered, self._full = [], [], False
+        for entry in entries:
+            self._accepted[entry.kind] += 1
+        self._accepted["image"] += len(images)
+        with self._lock:
+            self._waiting -= len(entries)
+        self._permits.release(len(entries))
+        self._on_accepted(entries)
+        self.messages.offer(messages)
+        self.images.offer(images)
+
+    def _remove_delivered(self) -> None:
+        if self._delivered:
+            self._ledger.remove_messages(self._delivered)
+            self._delivered = []
+
+    def _settle_rest(self) -> None:
+        while self._refused:
+            self._ledger.bury_message(self._refused[0].id, self._refused[0].reason)
+            del self._refused[0]
+        for why in {order.dropped for order in self._images_done}:
+            self._ledger.remove_images([order.image for order in self._images_done if order.dropped == why], why)
+        self._images_done = []
+
+    def _on_full(self, exc: StoreFullError) -> None:
+        if not self._full:
+            _LOG.warning("the outbox has no room: %s", exc)
+        self._full = True
+        try:
+            if self._ledger.make_room():
+                return
+        except StoreFullError:
+            _LOG.debug("no room even to drop")
+        self._retry_s = self._clock() + _FULL_RETRY_S
+
+    def _refill(self) -> None:
+        """Read rows back for a lane that fell behind: after a start, or when a broker was away."""
+        last_message, last_image = self._ledger.last_ids
+        if self.messages.wants(last_message):
+            page = self._ledger.file.messages(self.messages.offered_id, self.messages.room)
+            self._ledger.drop_damaged("message", page.damaged)
+            self.messages.refill(page, last_message)
+        if self.images.wants(last_image):
+            pictures = self._ledger.file.images(self.images.offered_id, self.images.room)
+            self._ledger.drop_damaged("image", pictures.damaged)
+            self.images.refill(pictures, last_image)

@@ -1,0 +1,279 @@
+"""Delivery to the broker: at least once, in order, with a small window, refusals set aside.
+
+Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
+on the next one, under the same event_id.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bundle.errors import DeliveryError
+from edge_agent.backoff import Backoff
+from edge_agent.messages import as_historical
+from edge_agent.mqtt import VERSIONS, Ack, HandshakeError, VersionRefusedError
+from edge_agent.threads import Waker, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.config import MqttSection
+    from edge_agent.messages import Topics
+    from edge_agent.mqtt import Link
+    from edge_agent.outbox import Outbox
+    from edge_agent.rows import StoredMessage
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 5
+_MAX_DEFERRED = 256
+_FIRST_PAUSE_S = 0.25
+_WAIT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    """One publication. `row` is None for the status."""
+
+    row: int | None
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    """A message of which at least one publication is not acknowledged yet."""
+
+    message: StoredMessage
+    attempts: int
+    unacked: int
+    refusal: Ack | None = None
+
+
+@dataclass(slots=True)
+class _Deferred:
+    """A message that was refused and is sent again at a later time."""
+
+    message: StoredMessage
+    attempts: int
+    due_s: float
+
+
+@dataclass(slots=True)
+class _Session:
+    """What belongs to one connection."""
+
+    link: Link
+    packets: deque[_Packet] = field(default_factory=deque)
+    in_flight: dict[int, tuple[_Packet, float]] = field(default_factory=dict)
+
+
+class Publisher:
+    """The delivery thread for messages.
+
+    Args:
+        settings: Of the broker.
+        topics: Of this robot.
+        outbox: What to deliver.
+        connect: Opens a connection with a protocol version.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSection,
+        topics: Topics,
+        outbox: Outbox,
+        *,
+        connect: Callable[[int], Link],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.connected = False
+        self.counts_delivered = 0
+        self.counts_refused = 0
+        self.connects = 0
+        self._settings = settings
+        self._topics = topics
+        self._outbox = outbox
+        self._connect = connect
+        self._clock = clock
+        self._versions = deque(VERSIONS)
+        self._waker = Waker()
+        self._open: dict[int, _Open] = {}
+        self._resend: deque[_Open] = deque()
+        self._deferred: deque[_Deferred] = deque()
+        self._telemetry: bytes | None = None
+        self._status: bytes | None = None
+        self._status_sent: bytes | None = None
+        self._last_words: bytes | None = None
+        self._stop = threading.Event()
+        self.worker = Worker(
+            "mqtt",
+            self._session,
+            backoff=Backoff(_FIRST_PAUSE_S, settings.reconnect_max_s),
+            stop=self._stop,
+            clock=clock,
+        )
+        outbox.messages.wake = self._waker.wake
+
+    # The side of the other threads.
+
+    def set_status(self, payload: bytes) -> None:
+        """Replace the retained status; sent now, and again at every connect."""
+        self._status = payload
+        self._waker.wake()
+
+    def send_telemetry(self, payload: bytes) -> None:
+        """Send telemetry if the broker is there; the newest replaces one that still waits."""
+        self._telemetry = payload
+        self._waker.wake()
+
+    def finish(self, last_words: bytes, timeout_s: float) -> bool:
+        """Publish the last status, say good-bye and end the thread.
+
+        Args:
+            last_words: The retained status that stays.
+            timeout_s: How long that may take.
+
+        Returns:
+            Whether the thread ended in time.
+        """
+        self._last_words = last_words
+        self._stop.set()
+        self._waker.wake()
+        ended = self.worker.join(timeout_s)
+        if ended:
+            self._waker.close()
+        return ended
+
+    # The side of the thread.
+
+    def _session(self) -> None:
+        if self._stop.is_set():
+            return
+        link = self._dial()
+        session = _Session(link)
+        self.connected = True
+        self.connects += 1
+        self.worker.succeeded()
+        self._status_sent = None
+        # What was in flight, and what the last connection did not even come to send again.
+        unsettled = [*self._open.values(), *self._resend]
+        self._resend = deque(sorted(unsettled, key=lambda entry: entry.message.id))
+        self._open = {}
+        try:
+            while not self._stop.is_set() or not self._said_goodbye(session):
+                self._pump(session)
+                self._take_acks(session, link.wait(_WAIT_S, self._waker))
+                self.worker.tick()
+            link.close()
+        except BaseException:
+            link.abort()
+            raise
+        finally:
+            self.connected = False
+
+    def _dial(self) -> Link:
+        """Connect with the version that worked last, and with the other one when it is refused."""
+        version = self._versions[0]
+        try:
+            return self._connect(version)
+        except VersionRefusedError as exc:
+            self._versions.rotate()
+            _LOG.info("%s; trying the other version", exc)
+            return self._connect(self._versions[0])
+        except HandshakeError:
+            self._versions.rotate()
+            raise
+
+    def _said_goodbye(self, session: _Session) -> bool:
+        return self._status_sent == self._last_words and not session.in_flight
+
+    def _pump(self, session: _Session) -> None:
+        """Fill the window: the status first, then what was in flight before, then the outbox in order."""
+        status = self._last_words if self._stop.is_set() else self._status
+        if status is not None and status != self._status_sent:
+            session.packets.appendleft(_Packet(None, self._topics.status, status, retain=True))
+            self._status_sent = status
+        if self._telemetry is not None:
+            payload, self._telemetry = self._telemetry, None
+            session.link.publish(self._topics.telemetry, payload, qos=0, retain=False)
+        while len(session.in_flight) < session.link.window:
+            if not session.packets and not self._next_message(session):
+                return
+            packet = session.packets.popleft()
+            mid = session.link.publish(packet.topic, packet.payload, qos=1, retain=packet.retain)
+            session.in_flight[mid] = (packet, self._clock())
+
+    def _next_message(self, session: _Session) -> bool:
+        if self._stop.is_set():
+            return False
+        if self._resend:
+            entry = self._resend.popleft()
+        elif self._deferred and self._deferred[0].due_s <= self._clock():
+            late = self._deferred.popleft()
+            # Sent out of order: it must not replace what is newer on the bin's topic.
+            entry = _Open(replace(late.message, retained_topic=None), late.attempts, 0)
+        elif len(self._deferred) < _MAX_DEFERRED and (fresh := self._outbox.messages.take(1)):
+            entry = _Open(fresh[0], 0, 0)
+        else:
+            return False
+        self._enqueue(session, entry)
+        return True
+
+    def _enqueue(self, session: _Session, entry: _Open) -> None:
+        message = entry.message
+        late = self._outbox.is_late(message, self._settings.historical_after_s)
+        payload = as_historical(message.payload) if late and message.kind == "count" else message.payload
+        session.packets.append(_Packet(message.id, message.topic, payload, retain=False))
+        if message.retained_topic is not None:
+            session.packets.append(_Packet(message.id, message.retained_topic, payload, retain=True))
+        self._open[message.id] = _Open(message, entry.attempts, 1 + (message.retained_topic is not None))
+
+    def _take_acks(self, session: _Session, acks: list[Ack]) -> None:
+        done = [row for ack in acks if (row := self._settle(session, ack)) is not None]
+        if done:
+            self._outbox.delivered(done)
+        if session.in_flight:
+            _, sent_s = next(iter(session.in_flight.values()))
+            if self._clock() - sent_s > self._settings.ack_timeout_s:
+                raise DeliveryError(
+                    "the broker does not acknowledge", got=f"nothing for {self._settings.ack_timeout_s:g} s"
+                )
+
+    def _settle(self, session: _Session, ack: Ack) -> int | None:
+        """Note an acknowledgement.
+
+        Returns:
+            The id of a message that is now wholly delivered.
+        """
+        packet, _ = session.in_flight.pop(ack.mid, (None, 0.0))
+        if packet is None or packet.row is None:
+            return None
+        entry = self._open[packet.row]
+        entry.unacked -= 1
+        if ack.refusal is not None:
+            entry.refusal = ack
+        if entry.unacked:
+            return None
+        del self._open[packet.row]
+        if entry.refusal is not None:
+            self._refuse(entry, entry.refusal)
+            return None
+        self.counts_delivered += entry.message.kind == "count"
+        return packet.row
+
+    def _refuse(self, entry: _Open, ack: Ack) -> None:
+        attempts = entry.attempts + 1
+        if ack.for_ever or attempts >= _MAX_ATTEMPTS:
+            _LOG.error("the broker refuses %s on %s: %s", entry.message.event_id, entry.message.topic, ack.refusal)
+            self.counts_refused += entry.message.kind == "count"
+            self._outbox.refused(entry.message.id, str(ack.refusal))
+        else:
+            self._deferred.append(_Deferred(entry.message, attempts, self._clock() + 2.0**attempts))

@@ -1,0 +1,176 @@
+"""What the agent says of itself: status, telemetry and the totals of a run, gathered from its parts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from edge_agent.health import clock_synchronised
+from edge_agent.messages import StageLatency, StatusMessage, TelemetryMessage, utc
+from edge_agent.telemetry import disk_free_bytes, rss_bytes, temperature_c
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from bundle.counter import Counter
+    from edge_agent.camera import Camera
+    from edge_agent.messages import State, Totals
+    from edge_agent.outbox import Outbox
+    from edge_agent.outbox_rescue import Rescue
+    from edge_agent.publisher import Publisher
+    from edge_agent.telemetry import Telemetry
+    from edge_agent.uploads import Uploader
+
+
+_LOSSES = ("images_over_quota", "counts_not_stored", "events_not_stored", "steps_failed")
+_REJECTIONS = ("frames_rejected", "visits_rejected", "camera_losses")
+
+
+class Report:
+    """Builds the messages about the agent.
+
+    Args:
+        robot: Name of the robot.
+        version: Of bintally.
+        counter: For the bundle's and the engine's name.
+        cameras: For their drops.
+        outbox: For its numbers.
+        publisher: For what was delivered.
+        uploader: For what was uploaded.
+        telemetry: Counters and latencies.
+        state_path: Whose disk is watched.
+        rescue: What happened to a damaged outbox at the start.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 - it reports on every part
+        self,
+        *,
+        robot: str,
+        version: str,
+        counter: Counter,
+        cameras: Sequence[Camera],
+        outbox: Outbox,
+        publisher: Publisher,
+        uploader: Uploader | None,
+        telemetry: Telemetry,
+        state_path: Path,
+        rescue: Rescue | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rescue = rescue
+        self._robot = robot
+        self._version = version
+        self._counter = counter
+        self._cameras = cameras
+        self._outbox = outbox
+        self._publisher = publisher
+        self._uploader = uploader
+        self._telemetry = telemetry
+        self._state_path = state_path
+        self._clock = clock
+        self._started_s = self._window_s = clock()
+        self._window_frames = 0
+
+    @property
+    def engine_name(self) -> str:
+        """What executes the bundle."""
+        return self._counter.engine.name
+
+    def status(
+        self, state: State, reasons: tuple[str, ...], now_s: float, *, totals: Totals | None = None
+    ) -> StatusMessage:
+        """Build the retained status.
+
+        Args:
+            state: What the agent does.
+            reasons: Why it is degraded.
+            now_s: Wall clock.
+            totals: Of the run, in its last message.
+
+        Returns:
+            The message.
+        """
+        return StatusMessage(
+            robot=self._robot,
+            state=state,
+            reasons=reasons,
+            bundle=self._counter.bundle.label,
+            engine=self._counter.engine.name,
+            count_classes=self._counter.classes,
+            version=self._version,
+            at=utc(now_s),
+            totals=totals,
+        )
+
+    def totals(self) -> Totals:
+        """Sum the run up.
+
+        Returns:
+            Numbers since the start of the process; `queued` is what waits now.
+        """
+        tally, numbers = self._telemetry.tally(), self._outbox.numbers()
+        p50_ms, p99_ms = self._telemetry.whole("total")
+        return {
+            "frames": tally.get("frames", 0),
+            "photos_refused": tally.get("photos_refused", 0),
+            "accepted": numbers.accepted_counts,
+            "delivered": self._publisher.counts_delivered,
+            "refused": self._publisher.counts_refused,
+            "unsure": tally.get("unsure", 0),
+            "uploaded": 0 if self._uploader is None else self._uploader.uploaded,
+            "queued_messages": max(0, numbers.messages),
+            "queued_images": max(0, numbers.images),
+            "p50_ms": p50_ms,
+            "p99_ms": p99_ms,
+        }
+
+    def telemetry(self, now_s: float) -> TelemetryMessage:
+        """Build a telemetry message and begin the next interval.
+
+        Args:
+            now_s: Wall clock.
+
+        Returns:
+            The message.
+        """
+        tally, numbers = self._telemetry.tally(), self._outbox.numbers()
+        frames, clock_s = tally.get("frames", 0), self._clock()
+        elapsed_s = max(1e-3, clock_s - self._window_s)
+        fps = (frames - self._window_frames) / elapsed_s
+        self._window_s, self._window_frames = clock_s, frames
+        return TelemetryMessage(
+            robot=self._robot,
+            at=utc(now_s),
+            uptime_s=round(clock_s - self._started_s, 1),
+            fps=round(fps, 2),
+            totals=self.totals(),
+            queue={
+                "messages": max(0, numbers.messages),
+                "images": max(0, numbers.images),
+                "image_bytes": max(0, numbers.image_bytes),
+                "database_bytes": numbers.database_bytes,
+                "oldest_s": round(numbers.oldest_s, 1),
+            },
+            drops=self._drops(),
+            latency={
+                stage: StageLatency(p50_ms=p50, p99_ms=p99)
+                for stage, (p50, p99) in self._telemetry.take_window().items()
+            },
+            disk_free_bytes=disk_free_bytes(self._state_path),
+            rss_bytes=rss_bytes(),
+            temperature_c=temperature_c(),
+            clock_synchronised=clock_synchronised(),
+        )
+
+    def losses(self) -> dict[str, int]:
+        """Count what was dropped and should not have been, since the outbox was first made."""
+        tally = self._telemetry.tally()
+        return {**self._outbox.numbers().drops, **{name: tally[name] for name in _LOSSES if tally.get(name)}}
+
+    def _drops(self) -> dict[str, int]:
+        tally = self._telemetry.tally()
+        frames = sum(camera.dropped for camera in self._cameras)
+        found = {name: tally[name] for name in _REJECTIONS if tally.get(name)}
+        return {**self.losses(), **found, **({"frames_dropped": frames} if frames else {})}

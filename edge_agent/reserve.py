@@ -1,0 +1,50 @@
+"""A file that only takes room, to be given up when the disk is full.
+
+On a full disk SQLite cannot delete either, since the deletion goes through its log. Giving up the reserve lets it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RESTORE_ABOVE_BYTES = 64 << 20
+
+
+class Reserve:
+    """The file.
+
+    Args:
+        file: Where.
+    """
+
+    SIZE: ClassVar[int] = 1 << 20
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def release(self) -> bool:
+        """Give the room up.
+
+        Returns:
+            Whether there was any.
+        """
+        held = self._file.exists() and self._file.stat().st_size > 0
+        self._file.unlink(missing_ok=True)
+        return held
+
+    def restore(self) -> None:
+        """Take the room again, when there is plenty; a disk that refuses is asked again later."""
+        if self._file.exists():
+            return
+        status = os.statvfs(self._file.parent)
+        if status.f_bavail * status.f_frsize < _RESTORE_ABOVE_BYTES:
+            return
+        try:
+            with self._file.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, self.SIZE)
+        except OSError:
+            self._file.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""The one file that speaks boto3: put an object, and say what a failure means.
+
+Invariants:
+- An upload is confirmed by the store's answer to a PUT that carried the object's SHA-256; a store that computes another
+  one refuses it.
+- Keys are named by content, so a second PUT of the same key is the same object: `If-None-Match: *` makes it cheap, and
+  412 means done. A store that does not know the header is asked without it from then on.
+- Expired or skewed credentials are not retried by boto3: the client is built anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.uploads import UploadError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from edge_agent.config import S3Section
+
+_LOG = logging.getLogger(__name__)
+
+_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+_OBJECT = frozenset({"EntityTooLarge", "KeyTooLongError", "InvalidRequest", "MetadataTooLarge"})
+_FIXES = {
+    "NoSuchBucket": "Create the bucket, or correct s3.bucket.",
+    "AccessDenied": "Allow s3:PutObject on the prefix for this robot's credentials.",
+    "PermanentRedirect": "Correct s3.region.",
+    "AuthorizationHeaderMalformed": "Correct s3.region.",
+    "RequestTimeTooSkewed": "Set the robot's clock (NTP).",
+}
+_ALREADY_THERE = 412
+_HEADER_UNKNOWN = frozenset({"NotImplemented", "501", "InvalidArgument"})
+
+
+class S3Target:
+    """A bucket. Belongs to one thread.
+
+    Args:
+        settings: Which bucket, and how to reach it.
+    """
+
+    def __init__(self, settings: S3Section) -> None:
+        self.name = f"s3://{settings.bucket}"
+        self._settings = settings
+        self._client: S3Client | None = None
+        self._conditional = True
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Store an object under a key that is named by its content.
+
+        Args:
+            key: The key.
+            data: The object.
+            content_type: Its type.
+
+        Raises:
+            UploadError: It is not stored; the error says whether to retry.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        try:
+            self._put(key, data, content_type, digest)
+        except ClientError as exc:
+            self._judge(exc.response, key, data, content_type)
+        except BotoCoreError as exc:
+            self._client = None
+            raise UploadError(f"{self.name} cannot be reached", got=exc, fix="Check [s3] and the network.") from exc
+
+    def _put(self, key: str, data: bytes, content_type: str, digest: str) -> None:
+        extra: dict[str, Any] = {"IfNoneMatch": "*"} if self._conditional else {}
+        self._open().put_object(
+            Bucket=self._settings.bucket,
+            Key=key,
+            Body=data,
+            ContentType=content_type,
+            ChecksumSHA256=digest,
+            **extra,
+        )
+
+    def _judge(self, response: Any, key: str, data: bytes, content_type: str) -> None:  # noqa: ANN401 - boto3's answer is a dict of anything
+        code = str(response.get("Error", {}).get("Code", "unknown"))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if status == _ALREADY_THERE or code == "PreconditionFailed":
+            return
+        if code in _HEADER_UNKNOWN and self._conditional:
+            _LOG.info("%s does not know If-None-Match; going on without it", self.name)
+            self._conditional = False
+            self.put(key, data, content_type)
+            return
+        if code in _CREDENTIALS:
+            self._client = None
+        raise UploadError(
+            f"{self.name} refuses {key}",
+            got=f"{code} ({status})",
+            fix=_FIXES.get(code),
+            object_refused=code in _OBJECT,
+        )
+
+    def _open(self) -> S3Client:
+        if self._client is None:
+            self._client = _make_client(self._settings)
+        return self._client
+
+
+def _make_client(settings: S3Section) -> S3Client:
+    """Build a client; boto3 is imported here because it costs a third of a second and 30 MB."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        core = botocore.session.Session(profile=settings.profile)
+        if settings.credentials_file is not None:
+            core.set_config_variable("credentials_file", str(settings.credentials_file))
+        client: S3Client = boto3.session.Session(botocore_session=core, region_name=settings.region).client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            config=Config(
+                connect_timeout=settings.connect_timeout_s,
+                read_timeout=settings.read_timeout_s,
+                retries={"total_max_attempts": 1},
+                s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+            ),
+        )
+    except BotoCoreError as exc:
+        raise UploadError(
+            f"s3://{settings.bucket} has no usable client", got=exc, fix="Check s3.profile and s3.credentials_file."
+        ) from exc
+    return client

@@ -1,0 +1,280 @@
+"""Where pictures come from, inside the capture process: a folder, a video file, a camera.
+
+OpenCV and the file system are touched here and nowhere else in the agent. A source yields pictures, or says of one item
+that it cannot be used; it raises InputError when it can never work, CameraError when trying again may help.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import cv2
+import numpy as np
+
+from bundle.errors import CameraError, InputError
+from bundle.images import MAX_BYTES, decode, read_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+SourceKind = Literal["folder", "video", "camera"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded picture.
+
+    Attributes:
+        index: Its number in the source, from 0.
+        name: File name, or the number of the frame.
+        image_bgr: uint8, (H, W, 3), BGR, 0..255.
+        encoded: The file it came from, empty for video.
+        captured_s: Wall clock when it was read, seconds since 1970 UTC.
+        captured_mono_s: Monotonic clock when it was read.
+        position_s: Time inside a video file.
+    """
+
+    index: int
+    name: str
+    image_bgr: NDArray[np.uint8]
+    encoded: bytes
+    captured_s: float
+    captured_mono_s: float
+    position_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """One item of a source that cannot be counted, and why."""
+
+    index: int
+    name: str
+    problem: str
+
+
+class Source(Protocol):
+    """Anything that yields pictures.
+
+    Attributes:
+        live: Pictures come at their own pace: the newest wins. Otherwise the source waits for its reader.
+    """
+
+    live: bool
+
+    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
+        """Yield pictures from number `start` on.
+
+        Args:
+            start: First number to read; a live source ignores it.
+            mark: Called with a number before its picture is touched, so that a picture that kills the process is known.
+
+        Raises:
+            InputError: It can never work.
+            CameraError: Trying again may help.
+        """
+        ...
+
+
+def source_kind(source: int | str) -> SourceKind:
+    """Tell what a configured source is.
+
+    Args:
+        source: As in the configuration, paths absolute.
+
+    Returns:
+        Its kind.
+
+    Raises:
+        InputError: Nothing is there.
+    """
+    if isinstance(source, int) or "://" in source or source.startswith("/dev/"):
+        return "camera"
+    path = Path(source)
+    if path.is_dir():
+        return "folder"
+    if path.is_file():
+        return "video"
+    raise InputError(
+        f"source {source} does not exist",
+        expected="a folder of photos, a video file, a camera index or a /dev/video device",
+        fix="Correct cameras.source in the configuration.",
+    )
+
+
+class FolderSource:
+    """The photos of a folder in the order of their names. Subfolders are not read.
+
+    Args:
+        folder: The folder.
+        max_pixels: Larger pictures are refused before they are decoded.
+        repeat: Start again at the end; a photo that cannot be used is named once.
+        pause_s: Wait this long before each photo but the first.
+    """
+
+    live = False
+
+    def __init__(self, folder: Path, *, max_pixels: int, repeat: bool = False, pause_s: float = 0.0) -> None:
+        self._folder = folder
+        self._max_pixels = max_pixels
+        self._repeat = repeat
+        self._pause_s = pause_s
+
+    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
+        """Yield the photos; see `Source.read`."""
+        names = photo_names(self._folder)
+        unusable: set[str] = set()
+        index = start
+        while self._repeat or index < len(names):
+            name = names[index % len(names)]
+            if name not in unusable:
+                if index > start and self._pause_s:
+                    time.sleep(self._pause_s)
+                mark(index)
+                item = self._photo(index, name)
+                yield item
+                if isinstance(item, Unusable):
+                    unusable.add(name)
+            elif len(unusable) == len(names):
+                raise InputError(f"folder {self._folder} holds no usable photo", fix="Name another folder.")
+            index += 1
+
+    def _photo(self, index: int, name: str) -> Picture | Unusable:
+        captured_s, captured_mono_s = time.time(), time.monotonic()
+        shown = _readable(name)
+        try:
+            data = read_bytes(self._folder / name, max_bytes=MAX_BYTES)
+            image = decode(data, name=shown, max_pixels=self._max_pixels)
+        except InputError as exc:
+            return Unusable(index, shown, _readable(str(exc)))
+        return Picture(index, shown, image, data, captured_s, captured_mono_s)
+
+
+def _readable(text: str) -> str:
+    """Replace what a file name holds that is no UTF-8, and no message could carry."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def photo_names(folder: Path) -> list[str]:
+    """List the photos of a folder, sorted.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        File names with a photo's suffix; never empty.
+
+    Raises:
+        InputError: The folder cannot be read or holds no photo.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.is_file())
+    except OSError as exc:
+        raise InputError(f"folder {folder} cannot be read", got=exc.strerror, fix="Check the path.") from exc
+    if not names:
+        raise InputError(f"folder {folder} holds no photos", expected=".jpg, .jpeg or .png", fix="Name another folder.")
+    return names
+
+
+class VideoSource:
+    """The frames of a video file, each one.
+
+    Args:
+        file: The file.
+        repeat: Start again at the end.
+    """
+
+    live = False
+
+    def __init__(self, file: Path, *, repeat: bool = False) -> None:
+        self._file = file
+        self._repeat = repeat
+
+    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
+        """Yield the frames; see `Source.read`."""
+        index, offset_s = 0, 0.0
+        while True:
+            position_s, before = 0.0, index
+            for image, position_s in self._play():
+                if index >= start:
+                    mark(index)
+                    now = time.time(), time.monotonic()
+                    yield Picture(index, f"frame-{index:06d}", image, b"", *now, offset_s + position_s)
+                index += 1
+            if index == before:
+                raise InputError(
+                    f"video {self._file} has no readable frame", fix="Name another file, or convert it to H.264."
+                )
+            if not self._repeat:
+                return
+            offset_s += position_s
+
+    def _play(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
+        video = cv2.VideoCapture(str(self._file))
+        try:
+            while True:
+                done, image = video.read()
+                if not done:
+                    return
+                yield np.asarray(image, dtype=np.uint8), video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+        finally:
+            video.release()
+
+
+class CameraSource:
+    """A camera or a network stream.
+
+    Args:
+        device: Index, device path or URL.
+        size_wh: Asked of the camera, which may give another.
+        fps: Asked of the camera.
+    """
+
+    live = True
+
+    def __init__(self, device: int | str, *, size_wh: tuple[int | None, int | None], fps: float | None) -> None:
+        self._device = device
+        self._wishes = {
+            cv2.CAP_PROP_FRAME_WIDTH: size_wh[0],
+            cv2.CAP_PROP_FRAME_HEIGHT: size_wh[1],
+            cv2.CAP_PROP_FPS: fps,
+        }
+
+    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
+        """Yield frames until the camera fails; see `Source.read`."""
+        del start
+        camera = self._open()
+        try:
+            index = 0
+            while True:
+                mark(index)
+                done, image = camera.read()
+                if not done:
+                    raise CameraError(
+                        f"camera {self._device} gives no more frames", fix="Check its cable; it is opened again."
+                    )
+                now = time.time(), time.monotonic()
+                yield Picture(index, f"frame-{index:06d}", np.asarray(image, dtype=np.uint8), b"", *now)
+                index += 1
+        finally:
+            camera.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        camera = cv2.VideoCapture(self._device)
+        if not camera.isOpened():
+            camera.release()
+            raise CameraError(
+                f"camera {self._device} cannot be opened",
+                fix="Check that it is plugged in and that this user is in group video; `ls /dev/v4l/by-id` lists them.",
+            )
+        for wish, value in self._wishes.items():
+            if value is not None:
+                camera.set(wish, value)
+        return camera

@@ -1,0 +1,132 @@
+"""When a camera looks at a bin: pure decisions, one call per frame, state of fixed size.
+
+Three triggers. "photo": every picture is a visit of its own. "interval": a visit starts every so many seconds and takes
+the next usable frames. "settle": the robot moved, then stands; once the picture is still for a few frames, a visit
+starts, and no other one before the robot has moved again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from edge_agent.config import VisitSection
+
+_LOOKS_PER_FRAME = 10
+"""A visit gives up after this many frames were looked at for each one that it wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisitState:
+    """Where a camera stands.
+
+    Attributes:
+        number: Visits opened so far.
+        open: A visit is going on.
+        looked: Frames looked at in the open visit, usable or not.
+        taken: Usable frames taken in the open visit.
+        next_at_s: "interval": when the next visit may start; None before the first frame.
+        moved: "settle": the robot has moved since the last visit.
+        still: "settle": frames in a row without motion.
+    """
+
+    number: int = 0
+    open: bool = False
+    looked: int = 0
+    taken: int = 0
+    next_at_s: float | None = None
+    moved: bool = True
+    still: int = 0
+
+
+Trigger = Literal["photo", "interval", "settle"]
+
+
+def begin(state: VisitState, rule: VisitSection, trigger: Trigger, *, at_s: float, motion: float) -> VisitState:
+    """Look at a frame before it is judged: does a visit start with it?
+
+    Args:
+        state: From the frame before.
+        rule: From the configuration.
+        trigger: The rule's, or the source's default.
+        at_s: Time of the frame: monotonic for a camera, inside the file for a video.
+        motion: Of the frame, grey levels.
+
+    Returns:
+        The state with `open` saying whether this frame belongs to a visit.
+    """
+    if trigger == "settle":
+        state = _follow_motion(state, rule, motion)
+    if state.open:
+        return replace(state, looked=state.looked + 1)
+    if not _due(state, rule, trigger, at_s):
+        return state
+    return replace(
+        state,
+        number=state.number + 1,
+        open=True,
+        looked=1,
+        taken=0,
+        next_at_s=at_s + rule.interval_s,
+        moved=False,
+    )
+
+
+def _follow_motion(state: VisitState, rule: VisitSection, motion: float) -> VisitState:
+    moving = motion > rule.moving_above
+    return replace(
+        state,
+        moved=state.moved or moving,
+        still=state.still + 1 if motion < rule.still_below else 0,
+    )
+
+
+def _due(state: VisitState, rule: VisitSection, trigger: Trigger, at_s: float) -> bool:
+    if trigger == "photo":
+        return True
+    if trigger == "interval":
+        return state.next_at_s is None or at_s >= state.next_at_s
+    return state.moved and state.still >= rule.still_frames
+
+
+def take(state: VisitState) -> VisitState:
+    """Count a frame that passed the gate.
+
+    Args:
+        state: With an open visit.
+
+    Returns:
+        The state with one more frame taken.
+    """
+    return replace(state, taken=state.taken + 1)
+
+
+def is_complete(state: VisitState, rule: VisitSection, trigger: Trigger) -> bool:
+    """Tell whether the open visit ends with this frame.
+
+    Args:
+        state: After `begin` and, for a usable frame, `take`.
+        rule: From the configuration.
+        trigger: As for `begin`.
+
+    Returns:
+        True when enough frames were taken, too many were looked at, or the robot moves on.
+    """
+    if not state.open:
+        return False
+    if trigger == "photo" or state.taken >= rule.frames or state.looked >= rule.frames * _LOOKS_PER_FRAME:
+        return True
+    return trigger == "settle" and state.moved
+
+
+def close(state: VisitState) -> VisitState:
+    """End the open visit.
+
+    Args:
+        state: With an open visit.
+
+    Returns:
+        The state between visits.
+    """
+    return replace(state, open=False, looked=0, taken=0)

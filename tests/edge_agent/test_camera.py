@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from bundle.errors import CameraError
+from bundle.images import read
+from bundle.manifest import Preprocessing
+from bundle.preprocess import resize
+from edge_agent.camera import Camera, Frame, Notice
+from edge_agent.config import CameraSection
+from edge_agent.frames import FrameMessage, FrameRing, RingShape, decode_message
+from tests.edge_agent.running import write_photos
+from tests.edge_agent.test_sources import write_video
+from tests.edge_agent.waiting import wait_until
+from tests.simulators.camera import COMMAND, source_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_SPEC = Preprocessing(size_wh=(32, 32), mean=(0, 0, 0), std=(1, 1, 1))
+_Item = Frame | Notice
+
+
+@contextmanager
+def camera_for(section: CameraSection, **options: object) -> Iterator[Camera]:
+    camera = Camera(section, _SPEC, **options)  # type: ignore[arg-type]  # passed through
+    try:
+        yield camera
+    finally:
+        camera.close()
+
+
+def items(camera: Camera) -> Iterator[_Item]:
+    """Everything a camera says, frames released as soon as the next item is asked for."""
+    while True:
+        yield from camera.tick()
+        if camera.connection is None:
+            if camera.ended:
+                return
+            time.sleep(0.01)
+        elif camera.connection.poll(0.05):
+            item = camera.receive()
+            if isinstance(item, Frame):
+                yield item
+                camera.release(item)
+            else:
+                yield from item
+
+
+def names(found: list[_Item]) -> list[str]:
+    return [item.message.name if isinstance(item, Frame) else item.kind for item in found]
+
+
+def first(camera: Camera, wanted: Callable[[_Item], bool], *, timeout_s: float = 60.0) -> _Item:
+    deadline = time.monotonic() + timeout_s
+    for item in items(camera):
+        if wanted(item):
+            if isinstance(item, Frame):
+                camera.release(item)
+            return item
+        assert time.monotonic() < deadline, "what was waited for did not come"
+    raise AssertionError("the source ended first")
+
+
+def test_camera_folder_hands_over_every_photo_once_with_the_right_pixels(tmp_path: Path) -> None:
+    write_photos(tmp_path, [0, 1, 2, 3, 4, 5])
+    with camera_for(CameraSection(source=str(tmp_path))) as camera:
+        seen = []
+        for item in items(camera):
+            if isinstance(item, Frame):
+                image = read(tmp_path / item.message.name)
+                assert np.array_equal(item.image_bgr, image)
+                assert np.array_equal(item.network_bgr, resize(image, _SPEC))
+                assert camera.encoded(item) == (tmp_path / item.message.name).read_bytes()
+                seen.append(item.message.name)
+            else:
+                seen.append(item.kind)
+    assert seen == [f"000{n}.jpg" for n in range(6)] + ["ended"]
+
+
+def test_camera_folder_killed_process_continues_without_loss_or_repeat(tmp_path: Path) -> None:
+    write_photos(tmp_path, [n % 6 for n in range(40)])
+    with camera_for(CameraSection(source=str(tmp_path), restart_max_s=0.1)) as camera:
+        seen, killed = [], 0
+        for item in items(camera):
+            seen.append(item)
+            if isinstance(item, Frame) and item.message.index in (7, 20) and killed < 2:
+                assert camera._process is not None
+                os.kill(camera._process.pid, signal.SIGKILL)
+                camera._process.wait(5)
+                killed += 1
+    photos = [item.message.name for item in seen if isinstance(item, Frame)]
+    assert photos == [f"{n:04d}.jpg" for n in range(40)]
+    assert names(seen).count("lost") == 2
+
+
+def test_camera_empty_folder_fails_for_good(tmp_path: Path) -> None:
+    with camera_for(CameraSection(source=str(tmp_path))) as camera:
+        (notice,) = list(items(camera))
+        assert isinstance(notice, Notice)
+        assert notice.kind == "failed"
+        assert "holds no photos" in notice.problem
+
+
+def test_camera_video_ends(tmp_path: Path) -> None:
+    with camera_for(CameraSection(source=str(write_video(tmp_path / "v.avi", 5)))) as camera:
+        assert names(list(items(camera))) == [f"frame-{n:06d}" for n in range(5)] + ["ended"]
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Path:
+    file = tmp_path / "control"
+    file.write_text("1", encoding="utf-8")
+    return file
+
+
+def _live(control: Path, **settings: object) -> CameraSection:
+    return CameraSection.model_validate({"source": source_for(control), "restart_max_s": 0.1, **settings})
+
+
+def test_camera_live_slow_reader_gets_the_newest_and_drops_are_counted(control: Path) -> None:
+    with camera_for(_live(control), command=COMMAND) as camera:
+        frames: list[FrameMessage] = []
+        for item in items(camera):
+            if isinstance(item, Frame):
+                frames.append(item.message)
+                time.sleep(0.1)  # a slow reader is what this test is about
+            if len(frames) >= 5 and frames[-1].dropped:
+                break
+        indices = [frame.index for frame in frames]
+        assert indices == sorted(set(indices))
+        assert indices[-1] - indices[0] == len(frames) - 1 + frames[-1].dropped - frames[0].dropped
+        assert camera.dropped == frames[-1].dropped
+
+
+@pytest.mark.parametrize("order", ["stall", "die", "close"])
+def test_camera_live_lost_is_noticed_and_comes_back(control: Path, order: str) -> None:
+    with camera_for(_live(control, stall_s=0.5), command=COMMAND) as camera:
+        first(camera, lambda item: isinstance(item, Frame))
+        control.write_text(order, encoding="utf-8")
+        lost = first(camera, lambda item: isinstance(item, Notice) and item.kind == "lost")
+        assert isinstance(lost, Notice)
+        assert {"stall": "no frame for", "die": "died", "close": "unplugged"}[order] in lost.problem
+        control.write_text("2", encoding="utf-8")
+        first(camera, lambda item: isinstance(item, Frame))
+        assert [notice.kind for notice in camera.came_back()] == ["back"]
+
+
+def test_camera_that_never_opens_is_lost_again_and_again(control: Path) -> None:
+    control.write_text("stall", encoding="utf-8")
+    with camera_for(_live(control, open_timeout_s=0.5), command=COMMAND) as camera:
+        for _ in range(2):
+            lost = first(camera, lambda item: isinstance(item, Notice))
+            assert isinstance(lost, Notice)
+            assert "no frame within" in lost.problem
+
+
+def test_camera_process_ends_with_its_agent(control: Path) -> None:
+    control.write_text("stall", encoding="utf-8")  # hangs in read(), as a dead camera does
+    with camera_for(_live(control, open_timeout_s=60), command=COMMAND) as camera:
+        camera.tick()
+        process, connection = camera._process, camera.connection
+        assert process is not None
+        assert connection is not None
+        connection.close()  # what the kernel does when the agent is killed
+        camera.connection = None
+        wait_until(lambda: process.poll() is not None, what="the end of the capture process")
+
+
+def test_ring_refuses_a_picture_above_its_size() -> None:
+    ring = FrameRing.create(RingShape(1, 100, (2, 2), 10))
+    small = np.zeros((2, 2, 3), np.uint8)
+    with pytest.raises(CameraError, match="max_pixels"):
+        ring.write(0, np.zeros((11, 10, 3), np.uint8), small, b"")
+    with pytest.raises(CameraError, match="max_pixels"):
+        ring.write(0, small, small, b"x" * 11)
+    ring.close()
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"kind": "frame"}', b'{"kind": "x"}', b"\xff"])
+def test_decode_message_garbage_is_a_camera_error(data: bytes) -> None:
+    with pytest.raises(CameraError):
+        decode_message(data)

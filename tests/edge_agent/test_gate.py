@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from bundle.images import read
+from edge_agent.config import GateSection
+from edge_agent.frames import FrameStats
+from edge_agent.gate import GateState, judge, measure
+
+_SHARED = Path(os.environ.get("BINTALLY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+_ORIGINALS = _SHARED / "abid" / "originals"
+_GOOD = FrameStats(brightness=120, sharpness=80, motion=0, checksum=1)
+
+
+@pytest.mark.parametrize(
+    ("brightness", "sharpness", "expected"),
+    [
+        (120.0, 80.0, ()),
+        (11.9, 80.0, ("dark",)),
+        (12.0, 80.0, ()),
+        (245.1, 80.0, ("bright",)),
+        (120.0, 1.9, ("blurred",)),
+        (3.0, 0.0, ("dark", "blurred")),
+    ],
+)
+def test_judge_each_limit_flags_what_lies_beyond(
+    brightness: float, sharpness: float, expected: tuple[str, ...]
+) -> None:
+    stats = FrameStats(brightness=brightness, sharpness=sharpness, motion=0, checksum=2)
+    verdict, _ = judge(stats, GateSection(), GateState(), 0.0)
+    assert verdict.flags == expected
+
+
+def test_judge_repeated_picture_is_frozen_only_after_its_time() -> None:
+    limits, state = GateSection(frozen_s=5), GateState()
+    seen = []
+    for now_s in (0.0, 2.0, 4.9, 5.0):
+        verdict, state = judge(_GOOD, limits, state, now_s)
+        seen.append((verdict.flags, verdict.frozen))
+    assert seen == [((), False), (("repeated",), False), (("repeated",), False), (("repeated",), True)]
+
+
+def test_judge_frozen_switched_off_never_freezes() -> None:
+    limits, state = GateSection(frozen_s=0), GateState()
+    for now_s in (0.0, 1e6):
+        verdict, state = judge(_GOOD, limits, state, now_s)
+    assert not verdict.frozen
+
+
+def test_measure_sees_darkness_blur_and_motion() -> None:
+    rng = np.random.default_rng(0)
+    sharp = rng.integers(0, 256, (340, 490, 3), dtype=np.uint8)
+    blurred = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 6), dtype=np.uint8)
+    stats, thumbnail = measure(sharp, None)
+    soft, _ = measure(blurred, thumbnail)
+    dark, _ = measure(np.zeros((340, 490, 3), np.uint8), thumbnail)
+    assert stats.motion == 0
+    assert soft.sharpness < stats.sharpness / 100
+    assert dark.brightness == 0
+    assert dark.motion > 50
+    assert len({stats.checksum, soft.checksum, dark.checksum}) == 3
+
+
+def test_measure_one_pixel_picture_works() -> None:
+    stats, _ = measure(np.full((1, 1, 3), 7, np.uint8), None)
+    assert stats.brightness == 7
+
+
+@pytest.mark.skipif(not _ORIGINALS.is_dir(), reason="the photos of BINTALLY_SHARED are not here")
+def test_judge_default_limits_pass_every_real_bin_photo() -> None:
+    names = sorted(_ORIGINALS.iterdir())
+    state, flagged = GateState(), []
+    for number, file in enumerate(names):
+        stats, _ = measure(read(file), None)
+        verdict, state = judge(stats, GateSection(), state, float(number))
+        if verdict.flags:
+            flagged.append((file.name, verdict.flags))
+    assert flagged == []

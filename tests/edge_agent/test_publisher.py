@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bundle.errors import DeliveryError
+from edge_agent.config import MqttSection
+from edge_agent.messages import Topics
+from edge_agent.mqtt import Ack, HandshakeError, VersionRefusedError
+from edge_agent.outbox import Outbox
+from edge_agent.publisher import Publisher
+from edge_agent.rows import Entry
+from tests.edge_agent.test_outbox import open_ledger
+from tests.edge_agent.waiting import wait_until
+from tests.simulators.broker_link import Publication, SimulatedLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SETTINGS = MqttSection(reconnect_max_s=0.1, ack_timeout_s=1)
+
+
+class World:
+    """A publisher over an outbox of its own; each connection comes from `links`, the last one again and again."""
+
+    def __init__(self, folder: Path, settings: MqttSection = _SETTINGS) -> None:
+        self.topics = Topics("wh1", "r1")
+        self.outbox = Outbox(open_ledger(folder))
+        self.links: list[SimulatedLink | DeliveryError] = []
+        self.opened: list[SimulatedLink] = []
+        self.versions: list[int] = []
+        self.publisher = Publisher(settings, self.topics, self.outbox, connect=self._connect)
+
+    def _connect(self, version: int) -> SimulatedLink:
+        self.versions.append(version)
+        link = self.links.pop(0) if self.links else SimulatedLink()
+        if isinstance(link, DeliveryError):
+            raise link
+        self.opened.append(link)
+        return link
+
+    def start(self, *links: SimulatedLink | DeliveryError) -> None:
+        self.links = list(links)
+        self.outbox.start()
+        self.publisher.set_status(b'{"state":"online"}')
+        self.publisher.worker.start()
+
+    def put(self, *numbers: int) -> None:
+        for number in numbers:
+            payload = json.dumps({"event_id": f"e{number}", "is_historical": False}).encode()
+            entry = Entry(f"e{number}", "count", self.topics.count, payload, self.topics.bin(f"b{number % 3}"))
+            assert self.outbox.put(entry, timeout_s=5)
+
+    def published(self, topic: str) -> list[Publication]:
+        return [p for link in self.opened for p in list(link.published) if p.topic == topic]
+
+    def stop(self) -> None:
+        self.publisher.finish(b'{"state":"offline"}', 5)
+        self.outbox.close(5)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_publisher_sends_birth_counts_in_order_and_last_words(world: World) -> None:
+    world.start()
+    world.put(*range(50))
+    wait_until(lambda: world.outbox.is_empty)
+    world.stop()
+    (link,) = world.opened
+    assert [json.loads(p.payload)["event_id"] for p in world.published(world.topics.count)] == [
+        f"e{n}" for n in range(50)
+    ]
+    assert link.published[0] == Publication(world.topics.status, b'{"state":"online"}', 1, retain=True)
+    assert link.published[-1] == Publication(world.topics.status, b'{"state":"offline"}', 1, retain=True)
+    assert link.closed
+    assert all(p.retain for p in link.published if "/bin/" in p.topic)
+    assert world.publisher.counts_delivered == 50
+
+
+@pytest.mark.parametrize("window", [1, 2, 20])
+def test_publisher_never_has_more_in_flight_than_the_window(world: World, window: int) -> None:
+    link = SimulatedLink(window=window)
+    world.start(link)
+    world.put(*range(60))
+    wait_until(lambda: world.outbox.is_empty)
+    assert link.most_in_flight <= window
+
+
+def test_publisher_lost_connection_sends_the_unacknowledged_again_first(world: World) -> None:
+    silent = SimulatedLink(answer=lambda _: None, breaks_after=8)
+    world.start(silent)
+    world.put(*range(30))
+    wait_until(lambda: world.outbox.is_empty)
+    ids = [json.loads(p.payload)["event_id"] for p in world.opened[1].published if p.topic == world.topics.count]
+    assert ids == [f"e{n}" for n in range(30)]
+    assert world.publisher.counts_delivered == 30
+
+
+def test_publisher_connection_that_breaks_again_and_again_loses_nothing(world: World) -> None:
+    world.start(*[SimulatedLink(answer=lambda _: None, breaks_after=n) for n in (30, 3, 1, 7)])
+    world.put(*range(30))
+    wait_until(lambda: world.outbox.is_empty)
+    ids = [json.loads(p.payload)["event_id"] for p in world.opened[4].published if p.topic == world.topics.count]
+    assert ids == [f"e{n}" for n in range(30)]
+
+
+def test_publisher_silent_broker_is_left_after_the_timeout(world: World) -> None:
+    world.start(SimulatedLink(answer=lambda _: None))
+    world.put(1)
+    wait_until(lambda: world.outbox.is_empty)
+    assert len(world.opened) == 2
+
+
+def test_publisher_refused_for_ever_is_set_aside_and_the_rest_goes_on(world: World) -> None:
+    def answer(p: Publication) -> Ack | None:
+        bad = p.topic == world.topics.count and json.loads(p.payload)["event_id"] == "e3"
+        return Ack(0, "topic name invalid", for_ever=True) if bad else Ack(0)
+
+    world.start(SimulatedLink(answer=answer))
+    world.put(*range(6))
+    wait_until(lambda: world.outbox.is_empty)
+    assert world.publisher.counts_delivered == 5
+    assert world.publisher.counts_refused == 1
+    assert world.outbox.numbers().drops == {"messages_refused": 1}
+
+
+def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    refused: list[Publication] = []
+
+    def answer(p: Publication) -> Ack | None:
+        if p.topic == world.topics.count and json.loads(p.payload)["event_id"] == "e0" and not refused:
+            refused.append(p)
+            return Ack(0, "quota exceeded")
+        return Ack(0)
+
+    world.start(SimulatedLink(answer=answer))
+    try:
+        world.put(0, 3)  # both of bin b0
+        wait_until(lambda: world.outbox.is_empty)
+        ids = [json.loads(p.payload)["event_id"] for p in world.published(world.topics.bin("b0"))]
+        assert ids == ["e0", "e3"]
+        assert world.publisher.counts_delivered == 2
+    finally:
+        world.stop()
+
+
+def test_publisher_late_counts_say_that_they_are_historical(tmp_path: Path) -> None:
+    before = World(tmp_path)
+    before.outbox.start()
+    before.put(1)
+    wait_until(lambda: before.outbox.is_stored)
+    before.stop()
+    after = World(tmp_path)
+    after.start()
+    try:
+        after.put(2)
+        wait_until(lambda: after.outbox.is_empty)
+        flags = {
+            json.loads(p.payload)["event_id"]: json.loads(p.payload)["is_historical"]
+            for p in after.published(after.topics.count)
+        }
+        assert flags == {"e1": True, "e2": False}
+    finally:
+        after.stop()
+
+
+def test_publisher_falls_back_to_the_older_version_and_stays_there(world: World) -> None:
+    world.start(VersionRefusedError("no version 5"), SimulatedLink(breaks_after=2), SimulatedLink())
+    world.put(1, 2, 3)
+    wait_until(lambda: world.outbox.is_empty)
+    assert world.versions == [5, 4, 4]
+
+
+def test_publisher_closed_handshake_tries_the_other_version_next(world: World) -> None:
+    world.start(HandshakeError("closed"), HandshakeError("closed"), HandshakeError("closed"), SimulatedLink())
+    world.put(1)
+    wait_until(lambda: world.outbox.is_empty)
+    assert world.versions == [5, 4, 5, 4]
+
+
+def test_publisher_crash_in_a_session_is_survived(world: World) -> None:
+    def explode(_: Publication) -> Ack | None:
+        raise RuntimeError("nobody thought of this")
+
+    world.start(SimulatedLink(answer=explode), SimulatedLink())
+    world.put(1)
+    wait_until(lambda: world.outbox.is_empty)
+    assert world.publisher.worker.crashes == 1
+
+
+def test_publisher_telemetry_is_sent_once_and_only_the_newest(world: World) -> None:
+    world.publisher.send_telemetry(b"old")
+    world.publisher.send_telemetry(b"new")
+    world.start()
+    wait_until(lambda: world.published(world.topics.telemetry))
+    assert [p.payload for p in world.published(world.topics.telemetry)] == [b"new"]
+    assert world.published(world.topics.telemetry)[0].qos == 0

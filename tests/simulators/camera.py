@@ -1,0 +1,89 @@
+"""A camera that obeys: `python -m tests.simulators.camera` stands in for the capture process.
+
+The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
+number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
+repeats one picture; "black" sends black ones; "close" fails like an unplugged camera.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bundle.errors import CameraError
+from edge_agent.capture import CaptureOrder, run
+from edge_agent.sources import Picture, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+PREFIX = "/dev/simulated"
+COMMAND = (sys.executable, "-m", "tests.simulators.camera")
+_FRAME_S = 0.01
+
+
+class SimulatedCamera:
+    """A live source whose pictures follow a control file."""
+
+    live = True
+
+    def __init__(self, control: Path) -> None:
+        self._control = control
+        self._noise = np.random.default_rng(0)
+
+    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
+        """Yield pictures for ever."""
+        del start
+        index = 0
+        while True:
+            mark(index)
+            image = self._picture(self._control.read_text(encoding="utf-8").strip())
+            yield Picture(index, f"frame-{index:06d}", image, b"", time.time(), time.monotonic())
+            index += 1
+            time.sleep(_FRAME_S)
+
+    def _picture(self, order: str) -> NDArray[np.uint8]:
+        if order == "stall":
+            threading.Event().wait()
+        if order == "die":
+            os._exit(3)
+        if order == "close":
+            raise CameraError("the simulated camera is unplugged")
+        if order == "black":
+            return self._with_noise(np.zeros((48, 64, 3), np.uint8))
+        if order == "freeze":
+            return _grey(1)
+        return self._with_noise(_grey(float(order)))
+
+    def _with_noise(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        noise = self._noise.integers(-3, 4, image.shape)
+        noisy: NDArray[np.uint8] = np.clip(image.astype(np.int16) + noise, 0, 255).astype(np.uint8)
+        return noisy
+
+
+def _grey(count: float) -> NDArray[np.uint8]:
+    """As `bundle_factory.grey`, which this process does not import because it brings onnx along."""
+    image: NDArray[np.uint8] = np.full((48, 64, 3), round(20 + 30 * count), np.uint8)
+    return image
+
+
+def source_for(control: Path) -> str:
+    """What to write into the configuration."""
+    return f"{PREFIX}{control}"
+
+
+def open_simulated(order: CaptureOrder) -> SimulatedCamera:
+    """Choose the source for an order, as the real capture process does."""
+    return SimulatedCamera(Path(str(order.source).removeprefix(PREFIX)))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:], open_simulated)

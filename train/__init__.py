@@ -1,0 +1,1 @@
+"""From bin photos to a trained run: dataset, split, model, loop, evaluation."""
