@@ -108,10 +108,13 @@ def normalize_batch(images_bgr: NDArray[np.uint8], spec: Preprocessing) -> NDArr
     """
     order = (2, 1, 0) if spec.color == "RGB" else (0, 1, 2)
     out = np.empty((len(images_bgr), 3, *images_bgr.shape[1:3]), np.float32)
-    for channel, source in enumerate(order):
-        # One fused multiply-add per channel: (pixel / 255 - mean) / std = pixel * gain + offset.
-        gain = np.float32(1.0 / (255.0 * spec.std[channel]))
-        offset = np.float32(-spec.mean[channel] / spec.std[channel])
-        np.multiply(images_bgr[..., source], gain, out=out[:, channel])
-        out[:, channel] += offset
+    for image, planes in zip(images_bgr, out, strict=True):
+        # Split first: arithmetic on every third byte costs nine times as much as on a plane of its own.
+        channels = cv2.split(image)
+        for channel, source in enumerate(order):
+            # One fused multiply-add per channel: (pixel / 255 - mean) / std = pixel * gain + offset.
+            gain = np.float32(1.0 / (255.0 * spec.std[channel]))
+            offset = np.float32(-spec.mean[channel] / spec.std[channel])
+            np.multiply(channels[source], gain, out=planes[channel])
+            planes[channel] += offset
     return out

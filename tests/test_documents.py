@@ -21,7 +21,7 @@ _DOCUMENTS = (
     "docs/mqtt.md",
     "docs/engines.md",
 )
-_COMMAND = re.compile(r"^\s*(?:\$ )?(bintally [a-z][^\n#|]*)", re.MULTILINE)
+_COMMAND = re.compile(r"^(?: {4}|\$ )(bintally [a-z][^\n#|]*)", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
