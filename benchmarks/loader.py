@@ -33,6 +33,7 @@ from train.data.importing import ImportOptions, import_listing
 from train.data.layouts import list_folders
 from train.data.loader import LoaderOptions, ShardLoader, Shards
 from train.data.shards import ShardOptions, write_shards
+from train.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ def main() -> None:
     """Measure, and print one JSON object as the last line."""
     options = _arguments()
     cv2.setNumThreads(1)
+    keep_freed_memory()  # as `bintally train` does; it serves both sides
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         folder = _class_folder(options.photos, work / "folder")
