@@ -47,7 +47,10 @@ def start(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def run(temporary: Path, *arguments: str) -> tuple[int, str, str]:
     process = start(temporary, *arguments)
-    out, err = process.communicate(timeout=120)
+    try:
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 
@@ -72,20 +75,29 @@ def test_tour_of_rendered_bins_loses_nothing_and_leaves_nothing(temporary: Path,
     assert _left(temporary) == []
 
 
-def test_tour_of_own_photos_counts_them_and_claims_no_accuracy(
+def test_tour_of_own_photos_counts_the_first_and_names_the_unreadable(
     tmp_path: Path, temporary: Path, tiny_bundle: Path
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for number, count in enumerate((0, 2.5, 3, 6, 1)):
         cv2.imwrite(str(photos / f"{number}.png"), grey(count))
+    (photos / "2-text.jpg").write_text("not a photo")
     code, out, err = run(
-        temporary, "--bundle", str(tiny_bundle), "--source", str(photos), "--frames", "4", "--pause", "0", "--json"
+        temporary, "--bundle", str(tiny_bundle), "--source", str(photos), "--frames", "5", "--pause", "0", "--json"
     )
     assert code == 0, err
     summary = last_object(out)
     assert (summary["frames"], summary["received"], summary["lost"]) == (4, 4, 0)
     assert (summary["unsure"], summary["uploaded"], summary["accuracy"]) == (1, 1, None)
+    assert "! photo_refused 2-text.jpg" in err
+
+
+def test_tour_without_its_camera_ends_instead_of_waiting(temporary: Path, tiny_bundle: Path) -> None:
+    code, out, err = run(temporary, "--bundle", str(tiny_bundle), "--source", "/dev/video9999")
+    assert (code, out) == (74, "")
+    assert "/dev/video9999" in err.splitlines()[-1]
+    assert _left(temporary) == []
 
 
 def test_tour_stopped_by_ctrl_c_ends_with_the_summary(temporary: Path, tiny_bundle: Path) -> None:
@@ -165,12 +177,12 @@ def test_demo_without_its_extra_says_how_to_install_it(monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(not (_SHIPPED / "manifest.json").is_file(), reason="demo/bundle is not made yet")
 def test_tour_with_the_shipped_bundle_counts_what_was_rendered(temporary: Path) -> None:
-    code, out, err = run(temporary, "--frames", "100", "--seed", "11", "--pause", "0", "--json")
+    code, out, err = run(temporary, "--frames", "40", "--seed", "11", "--pause", "0", "--json")
     assert code == 0, err
     summary = last_object(out)
-    assert (summary["lost"], summary["received"]) == (0, 100)
+    assert (summary["lost"], summary["received"]) == (0, 40)
     assert summary["uploaded"] == summary["unsure"]
-    assert summary["accuracy"] >= 0.82  # promised: 0.9 over many bins; of 100 bins, chance takes up to 0.08
+    assert summary["accuracy"] >= 0.8  # 0.9 is promised over many bins; 40 of them may be 0.1 off by chance
 
 
 def _left(temporary: Path) -> list[str]:
