@@ -23,6 +23,9 @@ _VERBS = {
     "evaluate": ("train.cli", "evaluate", "train", "Measure a run or a bundle on a dataset."),
     "export": ("export.cli", "export", "export", "Turn a run into a bundle that a robot can execute."),
     "bundle": ("bundle.cli", "bundle", "", "Inspect, verify, install and roll back bundles."),
+    "engine": ("bundle.engines.cli", "engine", "", "Measure and check what runs a bundle on this machine."),
+    "calibrate": ("calibration.cli", "calibrate", "", "Make a bundle's numbers fit a place: confidence, camera."),
+    "recalibrate": ("calibration.job.cli", "recalibrate", "", "Fit a robot's active bundle to its own visits."),
     "agent": ("edge_agent.cli", "agent", "", "Run the agent on a robot, or check its configuration."),
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bundle.engines.choose import open_engine
 from bundle.errors import EngineError, InputError
+from bundle.interval import interval_from_posterior
 from bundle.manifest import class_value
 from bundle.preprocess import preprocess
 from bundle.verify import Bundle, load_bundle
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.engines.base import Engine
-    from bundle.manifest import CountClasses
+    from bundle.interval import Interval
+    from bundle.manifest import CountClasses, IntervalRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,9 @@ class Count:
         at_least: The class is open: "6+" means six or more, not six.
         label: The count class, "3" or "6+".
         confidence: Calibrated probability of the class, 0..1.
-        confident: `confidence` reaches the bundle's threshold.
+        confident: `confidence` reaches the bundle's threshold; never when that is 1.
         posterior: Probability per count class, in the order of the classes, summing to 1.
+        interval: Counts that the visit cannot tell apart, None when the bundle has no rule for it.
     """
 
     count: int
@@ -46,6 +49,7 @@ class Count:
     confidence: float
     confident: bool
     posterior: tuple[float, ...]
+    interval: Interval | None = None
 
 
 def posterior_from_logits(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -80,13 +84,16 @@ def fuse(posteriors: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(posteriors.mean(axis=0))
 
 
-def count_from_posterior(posterior: NDArray[np.float64], classes: CountClasses, threshold: float) -> Count:
+def count_from_posterior(
+    posterior: NDArray[np.float64], classes: CountClasses, threshold: float, interval: IntervalRule | None = None
+) -> Count:
     """Decide the count: the most probable class, confident at or above the threshold.
 
     Args:
         posterior: float64, (K,), sums to 1.
         classes: K count classes.
-        threshold: Calibrated, 0..1.
+        threshold: Calibrated, 0..1. At 1 nothing is confident, not even a probability that rounds to 1.
+        interval: How wide the reported interval is.
 
     Returns:
         The count.
@@ -99,8 +106,9 @@ def count_from_posterior(posterior: NDArray[np.float64], classes: CountClasses, 
         at_least=label.endswith("+"),
         label=label,
         confidence=confidence,
-        confident=confidence >= threshold,
+        confident=confidence >= threshold and threshold < 1,
         posterior=tuple(float(share) for share in posterior),
+        interval=None if interval is None else interval_from_posterior(posterior, classes, interval),
     )
 
 
@@ -180,7 +188,8 @@ class Counter:
             InputError: There is no frame, or one is no colour image.
             EngineError: The engine failed.
         """
-        return count_from_posterior(fuse(self.posteriors(images_bgr)), self.classes, self.threshold)
+        rule = self.bundle.manifest.calibration.interval
+        return count_from_posterior(fuse(self.posteriors(images_bgr)), self.classes, self.threshold, rule)
 
     def close(self) -> None:
         """Free the engine."""

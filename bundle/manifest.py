@@ -140,11 +140,42 @@ class Promise(_Strict):
         confidence: Of the bound itself.
         coverage: Share of the calibration visits that are confident.
         frames: Calibration frames that the bound rests on.
+        verified: False after the models were re-fitted on frames without labels: the promise is then inherited, not
+            proven.
     """
 
     risk: Share
     confidence: Share
     coverage: Share
+    frames: Annotated[int, Field(ge=1)]
+    verified: bool = True
+
+
+class IntervalRule(_Strict):
+    """Which counts are reported beside the point: in `coverage` of all visits the true count is among them.
+
+    Attributes:
+        coverage: Share of visits whose true count lies in the interval (split conformal, finite-sample).
+        mass: The interval grows from the most probable class until its posterior mass exceeds this.
+        frames: Calibration frames that it was fitted on.
+    """
+
+    coverage: Share
+    mass: Share
+    frames: Annotated[int, Field(ge=1)]
+
+
+class MismatchRule(_Strict):
+    """When a visit contradicts its record: at most `false_alarm` of the right records are contradicted.
+
+    Attributes:
+        false_alarm: Share of right records that are called short or over (split conformal, finite-sample).
+        tail: A record is contradicted when the posterior mass on one side of it exceeds this.
+        frames: Calibration frames that it was fitted on.
+    """
+
+    false_alarm: Share
+    tail: Share
     frames: Annotated[int, Field(ge=1)]
 
 
@@ -156,12 +187,16 @@ class Calibration(_Strict):
         threshold: A count is confident when its probability is at least this.
         fitted_on: Role of the model whose outputs were used.
         promise: What the threshold guarantees, or None when the data could not support a promise.
+        interval: How wide the reported interval of counts is, None when it was not fitted.
+        mismatch: When a record is contradicted, None when it was not fitted.
     """
 
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
     threshold: Share = 0.5
     fitted_on: Literal["reference", "cpu", "tensorrt"] = "reference"
     promise: Promise | None = None
+    interval: IntervalRule | None = None
+    mismatch: MismatchRule | None = None
 
 
 class ParityBudget(_Strict):
@@ -170,16 +205,32 @@ class ParityBudget(_Strict):
     Attributes:
         min_agreement: Lowest share of frames with the same most probable class.
         max_mean_tv: Highest mean total-variation distance between the posteriors, 0..1.
-        max_accuracy_drop: Highest loss of exact accuracy, as a share, where labels are known.
+        max_accuracy_drop: Highest loss of exact accuracy, as a share, where labels are known; one frame may always be
+            lost, because a share below one frame cannot be told from none.
+        min_sure_agreement: As `min_agreement`, of the frames that the reference gives 0.6 or more; one may differ.
     """
 
     min_agreement: Share
     max_mean_tv: Share
     max_accuracy_drop: Share
+    min_sure_agreement: Share = 0.0
 
 
 class ParityResult(_Strict):
-    """How far one model was from the reference when the bundle was packed."""
+    """How far one model was from the reference when the bundle was packed.
+
+    Attributes:
+        role: Of the model.
+        frames: Frames that both ran on.
+        agreement: Share of frames with the same most probable class.
+        mean_tv: Mean total-variation distance between the posteriors.
+        max_abs_logit: Largest difference of a logit.
+        reference_accuracy: Of the reference, where labels are known.
+        accuracy: Of the model, where labels are known.
+        sure_frames: Frames that the reference gives 0.6 or more.
+        sure_agreement: Share of those with the same most probable class; 1 when there are none.
+        accuracy_drop_ci: Paired 95 % interval of reference accuracy minus accuracy.
+    """
 
     role: Literal["cpu", "tensorrt"]
     frames: Annotated[int, Field(ge=1)]
@@ -188,6 +239,9 @@ class ParityResult(_Strict):
     max_abs_logit: Annotated[float, Field(ge=0)]
     reference_accuracy: Share | None = None
     accuracy: Share | None = None
+    sure_frames: Annotated[int, Field(ge=0)] = 0
+    sure_agreement: Share = 1.0
+    accuracy_drop_ci: tuple[float, float] | None = None
 
 
 class Parity(_Strict):
@@ -207,6 +261,7 @@ class Provenance(_Strict):
         code_version: bintally's version.
         model: Name of the architecture.
         initial_weights: Where training started from.
+        calibrated_from: Digest of the bundle whose numbers were fitted anew; None as exported.
     """
 
     dataset_sha256: Sha256
@@ -215,6 +270,7 @@ class Provenance(_Strict):
     code_version: str
     model: str
     initial_weights: str
+    calibrated_from: Sha256 | None = None
 
 
 class Manifest(_Strict):
@@ -233,6 +289,7 @@ class Manifest(_Strict):
     provenance: Provenance
     licence: str
     minimum_agent: str
+    drift: FileName | None = None
     files: dict[FileName, FileEntry]
 
     @model_validator(mode="after")
@@ -241,9 +298,10 @@ class Manifest(_Strict):
         if len(set(roles)) != len(roles) or "reference" not in roles:
             msg = f"models need one 'reference' and each role once, got {roles}"
             raise ValueError(msg)
-        unlisted = [model.file for model in self.models if model.file not in self.files]
+        named = [model.file for model in self.models] + ([self.drift] if self.drift else [])
+        unlisted = [file for file in named if file not in self.files]
         if unlisted:
-            msg = f"models name files that `files` does not list: {unlisted}"
+            msg = f"models and drift name files that `files` does not list: {unlisted}"
             raise ValueError(msg)
         return self
 

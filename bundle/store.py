@@ -96,8 +96,11 @@ class Store:
         self._sweep()
         return bundle
 
-    def rollback(self) -> Bundle:
+    def rollback(self, *, forget: bool = False) -> Bundle:
         """Swap current and previous.
+
+        Args:
+            forget: The bundle that is left behind proved bad: no later rollback may bring it back, so it is removed.
 
         Returns:
             The bundle that is current now.
@@ -109,7 +112,9 @@ class Store:
         if state.previous is None:
             raise BundleError(f"store {self._root} has no previous bundle", fix="Install and activate another one.")
         bundle = self._load(state.previous)
-        self._write(_State(current=state.previous, previous=state.current))
+        self._write(_State(current=state.previous, previous=None if forget else state.current))
+        if forget:
+            self._sweep()
         return bundle
 
     def current(self) -> Bundle:

@@ -3,22 +3,33 @@
 The promise is "with 95 % confidence, at most `risk` of the counts called confident are wrong". It is found by
 fixed-sequence testing with several starts (learn then test, Angelopoulos et al. 2021): thresholds are tried from strict
 to loose, each with a Clopper-Pearson bound, and the first failure ends the walk. Four walks start at 1, 3, 9 and 27
-times the fewest frames that could pass, each with a quarter of the error probability, so that one unlucky frame among
-the surest does not end the search; the confidence holds for the loosest threshold found although many were tried. Frames
-must be independent of training: use a grouped split.
+times the fewest visits that could pass, each with a quarter of the error probability, so that one unlucky visit among
+the surest does not end the search; the confidence holds for the loosest threshold found although many were tried.
+Visits must be independent of training: use a grouped split.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.counter import posterior_from_logits
-from bundle.errors import InputError
 from bundle.manifest import Calibration, Promise
+from calibration.bounds import frames_needed, supports
+from calibration.conformal import fit_interval, fit_mismatch
+from calibration.labelled import Labelled
+
+__all__ = [
+    "NEVER",
+    "Labelled",
+    "calibrate",
+    "find_threshold",
+    "fit_temperature",
+    "negative_log_likelihood",
+    "tops",
+    "visits_needed",
+]
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -27,36 +38,11 @@ if TYPE_CHECKING:
 
 _TEMPERATURES = (0.05, 20.0)
 _STARTS = (1, 3, 9, 27)
+_FEWEST_SEEN = 10
+_MOST_VISITS = 1_000_000
 _GRID = np.round(np.arange(0.99, 0.005, -0.01), 2)
 NEVER = 1.0
 """Threshold at which nothing is confident: what an unsupported promise leads to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Outputs of one model on frames whose count is known.
-
-    Attributes:
-        logits: float32, (N, K), finite.
-        truth: int64, (N,), class indices 0..K-1.
-    """
-
-    logits: NDArray[np.float32]
-    truth: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Check the shapes once.
-
-        Raises:
-            InputError: The arrays do not belong together.
-        """
-        frames, classes = self.logits.shape
-        if frames == 0 or self.truth.shape != (frames,) or not (0 <= self.truth.min() <= self.truth.max() < classes):
-            raise InputError(
-                "calibration frames are not usable",
-                got=f"logits {self.logits.shape}, truth {self.truth.shape}",
-                expected="(N, K) logits and (N,) class indices below K, N at least 1",
-            )
 
 
 def negative_log_likelihood(data: Labelled, temperature: float) -> float:
@@ -67,10 +53,9 @@ def negative_log_likelihood(data: Labelled, temperature: float) -> float:
         temperature: Above 0.
 
     Returns:
-        Nats per frame.
+        Nats per visit.
     """
-    posterior = posterior_from_logits(data.logits, temperature)
-    likelihood = posterior[np.arange(len(data.truth)), data.truth]
+    likelihood = data.posteriors(temperature)[np.arange(len(data)), data.truth]
     return float(-np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean())
 
 
@@ -95,54 +80,6 @@ def fit_temperature(data: Labelled, iterations: int = 60) -> float:
     return math.exp((low + high) / 2)
 
 
-def clopper_pearson_upper(wrong: int, total: int, confidence: float) -> float:
-    """One-sided upper bound of an error rate.
-
-    Args:
-        wrong: Errors seen, 0..total.
-        total: Trials, at least 1.
-        confidence: For example 0.95.
-
-    Returns:
-        The rate at which `wrong` or fewer errors have probability 1 - confidence (Clopper and Pearson 1934).
-    """
-    if wrong >= total:
-        return 1.0
-    low, high = wrong / total, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _binomial_cdf(wrong, total, middle) > 1 - confidence:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _binomial_cdf(successes: int, total: int, rate: float) -> float:
-    if rate >= 1:
-        return 0.0
-    log_rate, log_rest = math.log(rate), math.log1p(-rate)
-    terms = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) + k * log_rate + (total - k) * log_rest
-        for k in range(successes + 1)
-    ]
-    largest = max(terms)
-    return math.exp(largest) * sum(math.exp(term - largest) for term in terms)
-
-
-def frames_needed(risk: float, confidence: float) -> int:
-    """Fewest confident frames, all of them right, that can support a promise.
-
-    Args:
-        risk: Highest accepted error rate, 0..1 exclusive.
-        confidence: Of the bound.
-
-    Returns:
-        Number of frames.
-    """
-    return math.ceil(math.log(1 - confidence) / math.log1p(-risk))
-
-
 def find_threshold(
     data: Labelled, temperature: float, *, risk: float, confidence: float
 ) -> tuple[float, Promise] | None:
@@ -157,8 +94,7 @@ def find_threshold(
     Returns:
         The threshold and its promise, or None when the data supports none.
     """
-    posterior = posterior_from_logits(data.logits, temperature)
-    top, wrong = posterior.max(axis=1), posterior.argmax(axis=1) != data.truth
+    top, wrong = tops(data, temperature)
     share = 1 - (1 - confidence) / len(_STARTS)
     fewest = frames_needed(risk, share)
     # Where a walk starts depends on confidences alone, never on a label: that is what keeps the bound valid.
@@ -168,6 +104,60 @@ def find_threshold(
         return None
     coverage = float((top >= threshold).mean())
     return threshold, Promise(risk=risk, confidence=confidence, coverage=coverage, frames=len(top))
+
+
+def tops(data: Labelled, temperature: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Confidence of every visit, and whether its count is wrong.
+
+    Args:
+        data: Labelled outputs.
+        temperature: From `fit_temperature`.
+
+    Returns:
+        float64 (V,) and bool (V,).
+    """
+    posterior = data.posteriors(temperature)
+    return posterior.max(axis=1), posterior.argmax(axis=1) != data.truth
+
+
+def visits_needed(data: Labelled, temperature: float, *, risk: float, confidence: float) -> int | None:
+    """Estimate how many labelled visits like these a promise would take at least.
+
+    Args:
+        data: Labelled outputs that supported no promise.
+        temperature: From `fit_temperature`.
+        risk: Highest accepted share of wrong counts among the confident ones, 0..1 exclusive.
+        confidence: Of the bound.
+
+    Returns:
+        Number of visits in all; None when at no threshold the share of wrong counts lies below the risk, so that more
+        visits would not help.
+    """
+    top, wrong = tops(data, temperature)
+    share = 1 - (1 - confidence) / len(_STARTS)
+    needed = []
+    for threshold in np.unique(_GRID):
+        chosen = top >= threshold
+        total = int(chosen.sum())
+        # Half an error more than was seen: three right answers out of three are no proof of perfection.
+        if total >= _FEWEST_SEEN and (rate := (int(wrong[chosen].sum()) + 0.5) / (total + 1)) < risk:
+            needed.append(_confident_needed(rate, risk, share) * len(top) / total)
+    return math.ceil(min(needed)) if needed else None
+
+
+def _confident_needed(rate: float, risk: float, confidence: float) -> int:
+    low = high = frames_needed(risk, confidence)
+    while not supports(round(rate * high), high, risk, confidence):
+        low, high = high, high * 2
+        if high > _MOST_VISITS:
+            return high
+    while low < high:
+        middle = (low + high) // 2
+        if supports(round(rate * middle), middle, risk, confidence):
+            high = middle
+        else:
+            low = middle + 1
+    return high
 
 
 def _walk(
@@ -180,14 +170,20 @@ def _walk(
         total = int(chosen.sum())
         if total < fewest:
             continue
-        if clopper_pearson_upper(int(wrong[chosen].sum()), total, confidence) > risk:
+        if not supports(int(wrong[chosen].sum()), total, risk, confidence):
             break
         found = float(threshold)
     return found
 
 
 def calibrate(
-    data: Labelled, *, fitted_on: Literal["reference", "cpu", "tensorrt"], risk: float, confidence: float = 0.95
+    data: Labelled,
+    *,
+    fitted_on: Literal["reference", "cpu", "tensorrt"],
+    risk: float,
+    confidence: float = 0.95,
+    coverage: float = 0.9,
+    false_alarm: float = 0.05,
 ) -> Calibration:
     """Fit everything that turns logits into an honest confidence.
 
@@ -196,12 +192,22 @@ def calibrate(
         fitted_on: That model's role.
         risk: Highest accepted share of wrong counts among the confident ones, 0..1 exclusive.
         confidence: Of the promise.
+        coverage: Share of visits whose true count shall lie in the reported interval.
+        false_alarm: Share of right records that may be called short or over.
 
     Returns:
-        Temperature, threshold and promise. When the data supports no promise, the promise is None and the threshold is
-        1.0: nothing is called confident.
+        Temperature, threshold, promise, and the rules for the interval and for records. When the data supports no
+        promise, the promise is None and the threshold is 1.0: nothing is called confident. A rule that needs more
+        visits than there are is None.
     """
     temperature = fit_temperature(data)
     found = find_threshold(data, temperature, risk=risk, confidence=confidence)
     threshold, promise = (NEVER, None) if found is None else found
-    return Calibration(temperature=temperature, threshold=threshold, fitted_on=fitted_on, promise=promise)
+    return Calibration(
+        temperature=temperature,
+        threshold=threshold,
+        fitted_on=fitted_on,
+        promise=promise,
+        interval=fit_interval(data.posteriors(temperature), data.truth, coverage=coverage),
+        mismatch=fit_mismatch(data.posteriors(temperature), data.truth, false_alarm=false_alarm),
+    )

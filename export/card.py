@@ -70,7 +70,9 @@ def _estimates(measured: dict[str, Any]) -> str:
 def _per_class(measured: dict[str, Any]) -> str:
     lines = ["| class | precision | recall | F1 | photos |", "|---|---|---|---|---|"]
     for name, row in measured["per_class"].items():
-        lines.append(f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['support']} |")
+        lines.append(
+            f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['support']:.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -87,11 +89,13 @@ def _confidence(manifest: Manifest) -> str:
 
 
 def _parity(manifest: Manifest) -> str:
-    lines = ["| model | agreement | mean total variation | accuracy, reference | accuracy, INT8 | photos |"]
-    lines.append("|---|---|---|---|---|---|")
-    lines += [
-        f"| {result.role} | {result.agreement:.3f} | {result.mean_tv:.4f} | {result.reference_accuracy or 0:.3f} "
-        f"| {result.accuracy or 0:.3f} | {result.frames} |"
-        for result in manifest.parity.results
-    ]
+    lines = ["| model | layers in float | agreement | mean total variation | accuracy, reference | INT8 | photos |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for result in manifest.parity.results:
+        entry = manifest.model(result.role)
+        lines.append(
+            f"| {result.role} | {len(entry.float_nodes) if entry else 0} | {result.agreement:.3f} "
+            f"| {result.mean_tv:.4f} | {result.reference_accuracy or 0:.3f} | {result.accuracy or 0:.3f} "
+            f"| {result.frames} |"
+        )
     return "\n".join(lines)

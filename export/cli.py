@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bundle.manifest import ParityBudget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bundle.manifest import ParityResult
     from export.job import Exported
+
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+def _budget(flag: str, default: float, words: str) -> Callable[[_Command], _Command]:
+    return click.option(flag, type=click.FloatRange(0, 1), default=default, show_default=True, help=f"Budget: {words}")
 
 
 @click.command()
@@ -29,62 +39,62 @@ if TYPE_CHECKING:
     help="Share of confident counts that may be wrong.",
 )
 @click.option(
-    "--float-convs", type=click.IntRange(0), help="First convolutions left in float (default: tried upwards)."
+    "--float-convs",
+    type=click.IntRange(0),
+    help="Most sensitive convolutions left in float  [default: as few as the budget allows]",
 )
+@click.option("--tensorrt/--no-tensorrt", default=True, show_default=True, help="Also write the file for TensorRT.")
 @click.option(
-    "--min-agreement", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Budget: INT8 and FP32 agree."
-)
-@click.option(
-    "--max-mean-tv",
-    type=click.FloatRange(0, 1),
-    default=0.03,
+    "--target",
+    type=click.Choice(("any", "tensorrt-8", "tensorrt-10", "tensorrt-11")),
+    default="any",
     show_default=True,
-    help="Budget: distance of posteriors.",
+    help="What the ONNX files must be readable by.",
 )
-@click.option(
-    "--max-accuracy-drop",
-    type=click.FloatRange(0, 1),
-    default=0.015,
-    show_default=True,
-    help="Budget: exact accuracy lost.",
-)
+@_budget("--min-agreement", 0.95, "INT8 and FP32 name the same count.")
+@_budget("--min-sure-agreement", 0.995, "the same, of the frames that FP32 gives 0.6 or more.")
+@_budget("--max-mean-tv", 0.02, "mean distance of the posteriors.")
+@_budget("--max-accuracy-drop", 0.005, "exact accuracy lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def export(  # noqa: PLR0913 - one parameter per option
-    run: Path,
-    out: Path,
-    *,
-    name: str,
-    version: str,
-    licence: str,
-    data: str,
-    risk: float,
-    float_convs: int | None,
-    min_agreement: float,
-    max_mean_tv: float,
-    max_accuracy_drop: float,
-    as_json: bool,
-) -> None:
+def export(run: Path, out: Path, **chosen: Any) -> None:  # noqa: ANN401 - one per option, of its type
     """Turn the trained RUN into a bundle that a robot can execute.
 
-    Writes the FP32 and the INT8 model, executes both, and refuses to pack when INT8 is beyond the budget. The
-    confidence threshold is then fitted on INT8 outputs of the validation split, and everything is measured on the test
-    split.
+    \b
+    1. Writes the network as ONNX and holds it against torch.
+    2. Makes INT8 files, one for processors and one for TensorRT, with as few
+       convolutions in float as the budget allows, and executes both.
+    3. Fits the confidence threshold on INT8 outputs of the validation split.
+    4. Measures on the test split, and packs: bundle, golden frames, model card.
+
+    Beyond the budget nothing is packed (exit code 66): OUT.refused then holds the worst frames as pictures.
 
     \b
-    Example:
-      bintally export runs/first --out bundles/first --licence Apache-2.0 --data "our own bins, 2026"
+    Examples:
+      bintally export runs/first --out bundles/first \\
+          --licence Apache-2.0 --data "our own bins, 2026"
       bintally bundle inspect bundles/first
+      bintally engine bench bundles/first
     """
     from export.job import Options, export_run
     from export.progress import steps
 
-    budget = ParityBudget(min_agreement=min_agreement, max_mean_tv=max_mean_tv, max_accuracy_drop=max_accuracy_drop)
-    options = Options(
-        name=name, version=version, licence=licence, data=data, risk=risk, budget=budget, float_convs=float_convs
-    )
+    as_json = chosen.pop("as_json")
+    budget = ParityBudget(**{name: chosen.pop(name) for name in ParityBudget.model_fields})
     with steps() as step:
-        exported = export_run(run, out, options, step=step)
+        exported = export_run(run, out, Options(budget=budget, **chosen), step=step)
     click.echo(json.dumps(_as_json(exported)) if as_json else _as_text(exported))
+
+
+def _attempts(exported: Exported) -> list[dict[str, object]]:
+    return [
+        {
+            "ranges": attempt.method,
+            "float_convolutions": attempt.float_convolutions,
+            "within_budget": attempt.refusal is None,
+            **attempt.result.model_dump(mode="json"),
+        }
+        for attempt in exported.attempts
+    ]
 
 
 def _as_json(exported: Exported) -> dict[str, object]:
@@ -93,11 +103,18 @@ def _as_json(exported: Exported) -> dict[str, object]:
         "bundle": str(exported.bundle.path),
         "digest": exported.bundle.digest,
         "onnx_max_abs_logit": exported.onnx_max_abs_logit,
-        "parity": {str(convs): result.model_dump(mode="json") for convs, result in exported.tried.items()},
+        "parity": _attempts(exported),
         "calibration": manifest.calibration.model_dump(mode="json"),
         "measured_on": exported.measured_on,
         "measured": exported.measured,
     }
+
+
+def _words(result: ParityResult) -> str:
+    return (
+        f"agreement {result.agreement:.1%}, of {result.sure_frames} sure frames {result.sure_agreement:.1%}, "
+        f"mean TV {result.mean_tv:.4f}, exact {result.reference_accuracy or 0:.1%} -> {result.accuracy or 0:.1%}"
+    )
 
 
 def _as_text(exported: Exported) -> str:
@@ -106,9 +123,9 @@ def _as_text(exported: Exported) -> str:
     lines = [
         f"torch and ONNX differ by {exported.onnx_max_abs_logit:.2g} in a logit at most",
         *(
-            f"INT8 with {convs} convolutions in float: agreement {result.agreement:.1%}, mean TV {result.mean_tv:.4f}, "
-            f"exact {result.reference_accuracy:.1%} -> {result.accuracy:.1%}"
-            for convs, result in exported.tried.items()
+            f"{attempt.dialect}: INT8, {attempt.float_convolutions} convolutions in float, {attempt.method} ranges: "
+            f"{_words(attempt.result)}{'' if attempt.refusal is None else ' (beyond the budget)'}"
+            for attempt in exported.attempts
         ),
         f"exact {measured['accuracy']:.1%} ({low:.1%} to {high:.1%}), {measured['n']} photos of {exported.measured_on}",
         f"threshold {calibration.threshold:.2f}, "

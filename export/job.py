@@ -1,7 +1,8 @@
 """A run in, a bundle out: ONNX -> INT8 -> parity -> confidence -> golden frames -> pack.
 
-Nothing is packed that was not executed: the ONNX file is held against the torch network, the INT8 file against the ONNX
-file, and the confidence is fitted on what the INT8 file says, because that is what the robot will say.
+Nothing is packed that was not executed: the ONNX file is held against the torch network, each INT8 file against the
+ONNX file, and the confidence is fitted on what the INT8 file says, because that is what the robot will say. ONNX
+Runtime executes the TensorRT file too: its Q/DQ nodes say exactly what TensorRT has to compute.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from bundle.counter import posterior_from_logits
 from bundle.engines.ort import OrtEngine
-from bundle.errors import InputError, ParityError
+from bundle.errors import BundleError, ConfigError, InputError, ParityError
 from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames
 from bundle.manifest import (
     FORMAT_VERSION,
@@ -23,36 +24,38 @@ from bundle.manifest import (
     ModelEntry,
     Parity,
     ParityBudget,
-    ParityResult,
     Provenance,
 )
-from bundle.parity import check_budget, compare
+from bundle.pack import file_entry, pack
+from bundle.preprocess import normalize
 from calibration.confidence import Labelled, calibrate
-from calibration.ranges import Quantized, compute_nodes, quantize_cpu
+from calibration.int8.quantize import prepare
 from export.card import model_card
 from export.frames import Frames, golden_frames, load_frames
-from export.pack import file_entry, pack
-from export.to_onnx import OPSET, export_onnx, infer_torch
+from export.linter import lint_tensorrt
+from export.quantize import Attempt, Judged, Search, quantize_within
+from export.refusal import save_worst
+from export.to_onnx import ROUTES, Target, export_onnx, infer_torch
 from train.data.manifest import Dataset
 from train.metrics import judge, measure
 from train.run import Run, load_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from bundle.manifest import Calibration
     from bundle.verify import Bundle
+    from calibration.int8.qdq import Dialect
 
 MINIMUM_AGENT = "0.1.0"
-_FLOAT_CONVS = (0, 3, 6, 9, 12)
 _GOLDEN_FRAMES = 4
+_TORCH_FRAMES = 200
 _EXPORT_TOLERANCE = 1e-3
-_REFERENCE_TOLERANCE, _INT8_TOLERANCE = 1e-3, 5e-2
-_REFERENCE = ModelEntry(role="reference", file="model.fp32.onnx", precision="fp32", opset=OPSET)
-_CPU = ModelEntry(role="cpu", file="model.cpu.onnx", precision="int8", opset=OPSET)
+_TOLERANCES = {"reference": 1e-3, "cpu": 5e-2, "tensorrt": 5e-2}
+"""Largest error of a logit on the golden frames, as a share of the largest logit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,10 @@ class Options:
         data: The photos, in words.
         risk: Highest accepted share of wrong counts among the confident ones.
         budget: How far INT8 may be from the reference.
-        float_convs: First convolutions left in float; None tries 0, 3, 6, 9 and 12 and takes the first within budget.
-        range_frames: Training frames that INT8 ranges are taken from.
+        float_convs: Most sensitive convolutions left in float; None takes as few as the budget allows.
+        tensorrt: Also write the model for TensorRT.
+        target: What the ONNX files must be readable by.
+        range_frames: Training frames that INT8 is fitted on: three quarters for ranges, one to compare methods.
         judge_frames: Most frames of the validation and of the test split that are used.
     """
 
@@ -78,6 +83,8 @@ class Options:
     risk: float
     budget: ParityBudget
     float_convs: int | None = None
+    tensorrt: bool = True
+    target: Target = "any"
     range_frames: int = 256
     judge_frames: int = 2000
 
@@ -89,14 +96,14 @@ class Exported:
     Attributes:
         bundle: The bundle, read back and verified.
         onnx_max_abs_logit: Largest logit difference between torch and ONNX.
-        tried: Parity of every quantisation that was tried, by the number of convolutions left in float.
-        measured: Figures of the INT8 model, see `train.metrics.measure`.
+        attempts: Every INT8 model that was tried; the last one of each dialect is in the bundle.
+        measured: Figures of the cpu model, see `train.metrics.measure`.
         measured_on: Name of the split.
     """
 
     bundle: Bundle
     onnx_max_abs_logit: float
-    tried: dict[int, ParityResult]
+    attempts: tuple[Attempt, ...]
     measured: dict[str, Any]
     measured_on: str
 
@@ -115,36 +122,44 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
 
     Raises:
         InputError: The run or its dataset cannot be used.
-        ParityError: ONNX or INT8 is too far from the trained network; nothing is written then.
+        ParityError: ONNX or INT8 is too far from the trained network. No bundle is written then; where INT8 is to
+            blame, OUT.refused holds the worst frames as pictures.
         ConfigError: `out` exists.
+        BundleError: The TensorRT file breaks a rule of `export.linter`.
     """
+    if out.exists():
+        raise ConfigError(f"{out} exists already", fix="Bundles are immutable: name a new folder, or remove this one.")
     step("reading the run and its photos")
     run = load_run(folder)
     dataset = _dataset_of(run)
     frames = _load(run, dataset, options)
     step("writing ONNX and holding it against the torch network")
-    inputs = frames.validation.tensors(run.preprocessing)
-    model = export_onnx(run.module, run.preprocessing)
-    reference = _logits(model, _REFERENCE, run, inputs)
-    onnx_error = _require_equal(infer_torch(run.module, inputs), reference)
-    quantized, tried = _quantize(run, model, frames, reference, options, step=step)
+    model = export_onnx(run.module, run.preprocessing, target=options.target)
+    entries = _entries(options)
+    reference = _logits(model, entries["reference"], run, frames.validation.pixels)
+    onnx_error = _require_equal(run, frames.validation.pixels, reference)
+    attempts = _quantize(run, model, frames, reference, options, step=step)
+    chosen = {attempt.dialect: attempt for attempt in attempts}
+    _require_within(chosen, out, frames.validation, reference, dataset, run)
+    _require_lint(chosen, options)
     step("fitting the confidence on INT8 outputs")
-    fitted = _fit(run, quantized, frames, list(tried.values())[-1], options.risk)
+    fitted = _fit(run, chosen["cpu"], entries["cpu"], frames, options.risk)
     step("packing and verifying")
+    models = {"reference": model} | {dialect: attempt.quantized.model for dialect, attempt in chosen.items()}
+    files = {entries[role].file: data for role, data in models.items()}
     golden = golden_frames(dataset, _spread(frames.validation.rows, _GOLDEN_FRAMES))
-    files = {_REFERENCE.file: model, _CPU.file: quantized.model}
-    files[GOLDEN_NAME] = _golden(files, run, golden)
-    manifest = _manifest(run, options, fitted, files)
+    files[GOLDEN_NAME] = _golden(files, list(entries.values()), run, golden)
+    manifest = _manifest(run, options, chosen, fitted, files)
     words = f"the {frames.measured_on} split of {options.data}"
     files["card.md"] = model_card(manifest, fitted.measured, measured_on=words).encode()
     listed = {name: file_entry(data) for name, data in files.items()}
     bundle = pack(out, manifest.model_copy(update={"files": listed}), files)
-    return Exported(bundle, onnx_error, tried, fitted.measured, frames.measured_on)
+    return Exported(bundle, onnx_error, tuple(attempts), fitted.measured, frames.measured_on)
 
 
 @dataclass(frozen=True, slots=True)
 class _Material:
-    """Frames by purpose: INT8 ranges, parity and confidence, final figures."""
+    """Frames by purpose: INT8, parity and confidence, final figures."""
 
     ranges: Frames
     validation: Frames
@@ -154,12 +169,21 @@ class _Material:
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """What was found out about the INT8 model."""
+    """What was found out about the model that robots run."""
 
-    entry: ModelEntry
-    parity: ParityResult
     calibration: Calibration
     measured: dict[str, Any]
+
+
+def _entries(options: Options) -> dict[str, ModelEntry]:
+    opset = ROUTES[options.target].opset
+    entries = [
+        ModelEntry(role="reference", file="model.fp32.onnx", precision="fp32", opset=opset),
+        ModelEntry(role="cpu", file="model.cpu.onnx", precision="int8", opset=opset),
+    ]
+    if options.tensorrt:
+        entries.append(ModelEntry(role="tensorrt", file="model.trt.onnx", precision="int8", opset=opset))
+    return {entry.role: entry for entry in entries}
 
 
 def _dataset_of(run: Run) -> Dataset:
@@ -184,13 +208,17 @@ def _load(run: Run, dataset: Dataset, options: Options) -> _Material:
     return _Material(load("train", options.range_frames), validation, test, measured_on)
 
 
-def _logits(model: bytes, entry: ModelEntry, run: Run, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def _logits(model: bytes, entry: ModelEntry, run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Run a model frame by frame, as a robot does."""
     with OrtEngine(model, entry, run.preprocessing, classes=len(run.classes)) as engine:
-        return np.concatenate([engine.infer(tensor[np.newaxis]) for tensor in inputs])
+        return np.concatenate([engine.infer(normalize(image, run.preprocessing)[np.newaxis]) for image in pixels])
 
 
-def _require_equal(torch_logits: NDArray[np.float32], onnx_logits: NDArray[np.float32]) -> float:
-    worst = float(np.abs(torch_logits - onnx_logits).max())
+def _require_equal(run: Run, pixels: NDArray[np.uint8], onnx_logits: NDArray[np.float32]) -> float:
+    chosen = _spread(np.arange(len(pixels)), min(_TORCH_FRAMES, len(pixels)))
+    inputs = np.stack([normalize(pixels[index], run.preprocessing) for index in chosen])
+    torch_logits = infer_torch(run.module, inputs)
+    worst = float(np.abs(torch_logits - onnx_logits[chosen]).max())
     allowed = _EXPORT_TOLERANCE * max(1.0, float(np.abs(torch_logits).max()))
     if worst > allowed:
         raise ParityError(
@@ -210,55 +238,90 @@ def _quantize(
     options: Options,
     *,
     step: Callable[[str], None],
-) -> tuple[Quantized, dict[int, ParityResult]]:
-    tried: dict[int, ParityResult] = {}
-    convolutions, _ = compute_nodes(model)
-    fixed = options.float_convs
-    candidates = [n for n in _FLOAT_CONVS if n <= len(convolutions)] if fixed is None else [fixed]
-    ranges, inputs = (part.tensors(run.preprocessing) for part in (frames.ranges, frames.validation))
-    for float_convs in candidates:
-        step(f"quantising with the first {float_convs} of {len(convolutions)} convolutions in float")
-        quantized = quantize_cpu(model, _REFERENCE, ranges, float_convs=float_convs)
-        logits = _logits(quantized.model, _CPU, run, inputs)
-        tried[float_convs] = compare("cpu", reference, logits, frames.validation.truth)
-        try:
-            check_budget(tried[float_convs], options.budget)
-        except ParityError as exc:
-            if float_convs == candidates[-1]:
-                raise
-            step(f"not within the budget: {exc.got}")
-        else:
-            return quantized, tried
-    raise AssertionError("unreachable: the last candidate returns or raises")
+) -> list[Attempt]:
+    entries = _entries(options)
+    tuning = np.arange(len(frames.ranges.rows)) % 4 == 3  # noqa: PLR2004 - every fourth frame compares methods
+    pixels, truth = frames.ranges.pixels, frames.ranges.truth
+    step(f"looking at {int((~tuning).sum())} training frames inside the network")
+    inputs = np.stack([normalize(image, run.preprocessing) for image in pixels[~tuning]])
+    search = Search(
+        prepared=prepare(model, inputs),
+        tuning=Judged(pixels[tuning], _logits(model, entries["reference"], run, pixels[tuning]), truth[tuning]),
+        validation=Judged(frames.validation.pixels, reference, frames.validation.truth),
+        budget=options.budget,
+        infer=lambda data, dialect, images: _logits(data, entries[dialect], run, images),
+        step=step,
+    )
+    dialects: Sequence[Dialect] = ("cpu", "tensorrt") if options.tensorrt else ("cpu",)
+    return [
+        attempt
+        for dialect in dialects
+        for attempt in quantize_within(search, dialect, float_convolutions=options.float_convs)
+    ]
 
 
-def _fit(run: Run, quantized: Quantized, frames: _Material, parity: ParityResult, risk: float) -> _Fitted:
-    entry = _CPU.model_copy(update={"float_nodes": quantized.float_nodes})
+def _require_within(
+    chosen: dict[Dialect, Attempt],
+    out: Path,
+    validation: Frames,
+    reference: NDArray[np.float32],
+    dataset: Dataset,
+    run: Run,
+) -> None:
+    for attempt in chosen.values():
+        if attempt.refusal is None:
+            continue
+        names = [dataset.id_of(row) for row in validation.rows]
+        folder = save_worst(out.with_name(f"{out.name}.refused"), attempt, validation, reference, names, run.classes)
+        raise ParityError(
+            attempt.refusal.what, got=attempt.refusal.got, fix=f"{attempt.refusal.fix} The worst frames: {folder}"
+        )
 
-    def logits(part: Frames) -> NDArray[np.float32]:
-        return _logits(quantized.model, entry, run, part.tensors(run.preprocessing))
 
-    calibration = calibrate(Labelled(logits(frames.validation), frames.validation.truth), fitted_on="cpu", risk=risk)
-    posterior = posterior_from_logits(logits(frames.test), calibration.temperature)
-    measured = measure(judge(frames.test.truth, posterior, run.classes), run.classes)
-    return _Fitted(entry, parity, calibration, measured)
+def _require_lint(chosen: dict[Dialect, Attempt], options: Options) -> None:
+    if "tensorrt" not in chosen:
+        return
+    findings = lint_tensorrt(chosen["tensorrt"].quantized.model, max_opset=ROUTES[options.target].opset)
+    if findings:
+        raise BundleError(
+            "the TensorRT file breaks rules that TensorRT needs kept",
+            got="; ".join(f"{finding.rule}: {finding.node} {finding.message}" for finding in findings[:3]),
+            fix="Report the model's name; --no-tensorrt exports for processors alone.",
+        )
+
+
+def _fit(run: Run, attempt: Attempt, entry: ModelEntry, frames: _Material, risk: float) -> _Fitted:
+    calibration = calibrate(Labelled(attempt.logits, frames.validation.truth), fitted_on="cpu", risk=risk)
+    logits = attempt.logits
+    if frames.test is not frames.validation:
+        logits = _logits(attempt.quantized.model, entry, run, frames.test.pixels)
+    posterior = posterior_from_logits(logits, calibration.temperature)
+    return _Fitted(calibration, measure(judge(frames.test.truth, posterior, run.classes), run.classes))
 
 
 def _spread(rows: NDArray[np.int64], number: int) -> NDArray[np.int64]:
     return rows[np.linspace(0, len(rows) - 1, number).astype(np.int64)]
 
 
-def _golden(models: dict[str, bytes], run: Run, frames: NDArray[np.uint8]) -> bytes:
+def _golden(models: dict[str, bytes], entries: Sequence[ModelEntry], run: Run, frames: NDArray[np.uint8]) -> bytes:
     logits: dict[str, NDArray[np.float32]] = {}
     tolerances: dict[str, float] = {}
-    for entry, share in ((_REFERENCE, _REFERENCE_TOLERANCE), (_CPU, _INT8_TOLERANCE)):
+    for entry in entries:
         with OrtEngine(models[entry.file], entry, run.preprocessing, classes=len(run.classes)) as engine:
             logits[entry.role] = infer_frames(engine, frames, run.preprocessing)
-        tolerances[entry.role] = share * max(1.0, float(np.abs(logits[entry.role]).max()))
+        tolerances[entry.role] = _TOLERANCES[entry.role] * max(1.0, float(np.abs(logits[entry.role]).max()))
     return encode_golden(frames, logits, tolerances)
 
 
-def _manifest(run: Run, options: Options, fitted: _Fitted, files: dict[str, bytes]) -> Manifest:
+def _manifest(
+    run: Run, options: Options, chosen: dict[Dialect, Attempt], fitted: _Fitted, files: dict[str, bytes]
+) -> Manifest:
+    left = {role: attempt.quantized.float_nodes for role, attempt in chosen.items()}
+    models = [
+        entry.model_copy(update={"float_nodes": left[entry.role]}) if entry.role in left else entry
+        for entry in _entries(options).values()
+    ]
+    figures = ("n", "accuracy", "within_1", "mae", "rmse", "macro_f1", "ece")
     return Manifest(
         format_version=FORMAT_VERSION,
         name=options.name,
@@ -266,12 +329,10 @@ def _manifest(run: Run, options: Options, fitted: _Fitted, files: dict[str, byte
         created=datetime.now(timezone.utc).replace(microsecond=0),
         count_classes=run.classes,
         preprocessing=run.preprocessing,
-        models=(_REFERENCE, fitted.entry),
+        models=tuple(models),
         calibration=fitted.calibration,
-        parity=Parity(budget=options.budget, results=(fitted.parity,)),
-        metrics={
-            key: float(fitted.measured[key]) for key in ("n", "accuracy", "within_1", "mae", "rmse", "macro_f1", "ece")
-        },
+        parity=Parity(budget=options.budget, results=tuple(attempt.result for attempt in chosen.values())),
+        metrics={key: float(fitted.measured[key]) for key in figures},
         provenance=Provenance(
             dataset_sha256=run.dataset_sha256,
             dataset=options.data,

@@ -28,13 +28,28 @@ class Engine(ABC):
         role: Role of the model in the manifest that this engine executes.
         input_chw: Channels, height and width of one input.
         classes: Number of logits per image.
+        golden_slack: Factor on the bundle's golden tolerance, above 1 for an engine that by design computes in fewer
+            digits than its file is written in.
+
+    Attributes:
+        reason: Why this engine was opened, in words; set by `bundle.engines.choose`.
     """
 
-    def __init__(self, name: str, *, role: str, input_chw: tuple[int, int, int], classes: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        role: str,
+        input_chw: tuple[int, int, int],
+        classes: int,
+        golden_slack: float = 1.0,
+    ) -> None:
         self.name = name
         self.role = role
         self.input_chw = input_chw
         self.classes = classes
+        self.golden_slack = golden_slack
+        self.reason = "opened directly"
 
     def infer(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network.

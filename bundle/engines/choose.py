@@ -1,24 +1,59 @@
-"""Which engine runs a bundle on this machine: the first in order that computes the golden frames."""
+"""Which engine runs a bundle on this machine: the fastest of those that compute the golden frames.
+
+"auto" opens every engine whose runtime is installed, holds each against the golden frames, and lets those that pass
+run against the clock. Engines of the INT8 models come first, because the bundle's confidence was fitted on INT8
+outputs; the FP32 reference runs only where no INT8 engine passes. `engine.reason` says why an engine was chosen.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bundle.engines.ort import OrtEngine
+from bundle.engines.single_file import require_single_file
+from bundle.engines.speed import best_block_ms
 from bundle.errors import ConfigError, EngineError
-from bundle.golden import check_golden
+from bundle.golden import check_golden, read_golden
+from bundle.preprocess import preprocess
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
     from bundle.engines.base import Engine
     from bundle.manifest import ModelEntry
     from bundle.verify import Bundle
 
 _LOG = logging.getLogger(__name__)
 
-_ROLES = {"auto": ("cpu", "reference"), "onnxruntime": ("cpu",), "onnxruntime-fp32": ("reference",)}
-ENGINES = tuple(_ROLES)
-"""Names that a configuration may ask for; "auto" takes INT8 where it agrees with the golden frames, else FP32."""
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One way to execute one of a bundle's models.
+
+    Attributes:
+        package: Python package of the runtime.
+        role: Model that it executes.
+    """
+
+    package: Literal["onnxruntime", "openvino"]
+    role: Literal["reference", "cpu", "tensorrt"]
+
+
+_KINDS = {
+    "openvino": _Kind("openvino", "cpu"),
+    "onnxruntime": _Kind("onnxruntime", "cpu"),
+    "openvino-fp32": _Kind("openvino", "reference"),
+    "onnxruntime-fp32": _Kind("onnxruntime", "reference"),
+}
+_INT8_FIRST = (("openvino", "onnxruntime"), ("openvino-fp32", "onnxruntime-fp32"))
+ENGINES = ("auto", *_KINDS)
+"""Names that a configuration may ask for."""
 
 
 def open_engine(bundle: Bundle, *, engine: str = "auto", threads: int | None = None) -> Engine:
@@ -35,35 +70,100 @@ def open_engine(bundle: Bundle, *, engine: str = "auto", threads: int | None = N
     Raises:
         ConfigError: No such engine, or the bundle has no model for it.
         EngineError: Every candidate was refused by its runtime or missed the golden frames.
-        IntegrityError: The model's file is not the published one.
+        IntegrityError: The model's file is not the published one, or reaches outside itself.
     """
-    if engine not in _ROLES:
+    if engine == "auto":
+        return _open_fastest(bundle, threads)
+    if engine not in _KINDS:
         raise ConfigError("unknown engine", got=engine, expected=f"one of {', '.join(ENGINES)}")
-    entries = [entry for role in _ROLES[engine] if (entry := bundle.manifest.model(role)) is not None]
-    if not entries:
+    if bundle.manifest.model(_KINDS[engine].role) is None:
         raise ConfigError(
             f"bundle {bundle.label} has no model for engine {engine}",
             got=[entry.role for entry in bundle.manifest.models],
             fix="Choose engine auto, or export the bundle with INT8.",
         )
-    for position, entry in enumerate(entries):
-        try:
-            return _open_checked(bundle, entry, threads)
-        except EngineError as exc:
-            if position == len(entries) - 1:
-                raise
-            _LOG.warning("falling back from the %s model: %s", entry.role, exc)
-    raise AssertionError("unreachable: the last entry returns or raises")
+    opened = _open_checked(bundle, engine, threads)
+    opened.reason = f"{opened.name}: asked for by name"
+    return opened
 
 
-def _open_checked(bundle: Bundle, entry: ModelEntry, threads: int | None) -> Engine:
-    manifest = bundle.manifest
-    candidate = OrtEngine(
-        bundle.read(entry.file), entry, manifest.preprocessing, classes=len(manifest.count_classes), threads=threads
+def usable_engines(bundle: Bundle) -> tuple[str, ...]:
+    """Engines whose runtime is installed here and whose model is in the bundle.
+
+    Args:
+        bundle: A verified bundle.
+
+    Returns:
+        Names of `ENGINES` without "auto", in the order in which "auto" tries them.
+    """
+    return tuple(name for name, kind in _KINDS.items() if bundle.manifest.model(kind.role) and _installed(kind))
+
+
+def _installed(kind: _Kind) -> bool:
+    return importlib.util.find_spec(kind.package) is not None
+
+
+def _open_fastest(bundle: Bundle, threads: int | None) -> Engine:
+    tiers = _INT8_FIRST[::-1] if bundle.manifest.calibration.fitted_on == "reference" else _INT8_FIRST
+    usable = usable_engines(bundle)
+    refusals: list[str] = []
+    for tier in tiers:
+        passed: list[Engine] = []
+        for name in (name for name in tier if name in usable):
+            try:
+                passed.append(_open_checked(bundle, name, threads))
+            except EngineError as exc:
+                _LOG.warning("engine %s is out of the race: %s", name, exc)
+                refusals.append(f"{name} refused: {exc}")
+        if passed:
+            return _race(bundle, passed, refusals)
+    raise EngineError(
+        f"no engine on this machine can run bundle {bundle.label}",
+        got="; ".join(refusals),
+        fix="Run `bintally engine selftest` and report what it prints.",
     )
+
+
+def _race(bundle: Bundle, engines: Sequence[Engine], refusals: Sequence[str]) -> Engine:
+    """Keep the fastest engine, close the others, and write down why."""
+    if len(engines) == 1:
+        winner, words = engines[0], f"{engines[0].name}: the only one that passed the golden frames"
+    else:
+        golden = read_golden(bundle, engines[0].role)
+        frame = preprocess(golden.frames[0], bundle.manifest.preprocessing)[np.newaxis]
+        latencies = best_block_ms(engines, frame)
+        order = sorted(range(len(engines)), key=latencies.__getitem__)
+        winner = engines[order[0]]
+        figures = [f"{engines[i].name} {latencies[i]:.2f} ms" for i in order]
+        words = f"{figures[0]} a frame, the fastest of those that passed the golden frames ({', '.join(figures[1:])})"
+        for engine in engines:
+            if engine is not winner:
+                engine.close()
+    winner.reason = "; ".join([words, *refusals])
+    _LOG.info("engine chosen: %s", winner.reason)
+    return winner
+
+
+def _open_checked(bundle: Bundle, name: str, threads: int | None) -> Engine:
+    kind = _KINDS[name]
+    entry = bundle.manifest.model(kind.role)
+    if entry is None:
+        raise EngineError(f"bundle {bundle.label} has no model {kind.role}", fix="Export the bundle with INT8.")
+    candidate = _open(bundle, kind, entry, threads)
     try:
         check_golden(bundle, candidate)
     except EngineError:
         candidate.close()
         raise
     return candidate
+
+
+def _open(bundle: Bundle, kind: _Kind, entry: ModelEntry, threads: int | None) -> Engine:
+    model, preprocessing = bundle.read(entry.file), bundle.manifest.preprocessing
+    classes = len(bundle.manifest.count_classes)
+    require_single_file(model, entry.file)
+    if kind.package == "openvino":
+        from bundle.engines.ov import OvEngine
+
+        return OvEngine(model, entry, preprocessing, classes=classes, threads=threads)
+    return OrtEngine(model, entry, preprocessing, classes=classes, threads=threads)

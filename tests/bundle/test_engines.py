@@ -76,7 +76,8 @@ def test_open_engine_model_off_the_golden_frames_falls_back_and_says_so(
     _spoil_golden(tiny_bundle, "cpu")
     with caplog.at_level(logging.WARNING), open_engine(load_bundle(tiny_bundle)) as engine:
         assert engine.role == "reference"
-    assert "falling back from the cpu model" in caplog.text
+        assert "onnxruntime refused" in engine.reason
+    assert "engine onnxruntime is out of the race" in caplog.text
     assert "golden frames" in caplog.text
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from bundle.errors import ParityError
 from bundle.manifest import ParityBudget
-from bundle.parity import check_budget, compare
+from bundle.parity import check_budget, compare, distances
 
-_BUDGET = ParityBudget(min_agreement=0.9, max_mean_tv=0.05, max_accuracy_drop=0.01)
+_BUDGET = ParityBudget(min_agreement=0.9, max_mean_tv=0.05, max_accuracy_drop=0.01, min_sure_agreement=0.99)
 _REFERENCE = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]], np.float32))
 
 
@@ -38,15 +38,43 @@ def test_check_budget_within_is_silent() -> None:
     [
         (np.array([[0, 2, 0], [0, 0, 0]]), None, "agreement 0.500"),
         (np.array([[0, 0.6, 0], [0, 0, 0]]), None, "total variation"),
-        (np.array([[0, 2, 0], [0, 0, 0]]), np.array([0, 1]), "accuracy lost 0.5"),
+        (np.array([[0, 2, 0], [3, 0, 0]]), np.array([0, 1]), "accuracy lost 1.0"),
+        (np.array([[3, 0, 0], [3, 0, 0]]), None, "sure frames 0.0000"),
     ],
-    ids=["agreement", "distance", "accuracy"],
+    ids=["agreement", "distance", "accuracy", "sure"],
 )
 def test_check_budget_beyond_names_the_figure(
     noise: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
     truth: np.ndarray[tuple[int], np.dtype[np.int64]] | None,
     message: str,
 ) -> None:
-    result = compare("cpu", _REFERENCE, (_REFERENCE + noise).astype(np.float32), truth)
+    reference = _REFERENCE if "sure" not in message else _REFERENCE[[1, 1]]
+    result = compare("cpu", reference, (reference + noise).astype(np.float32), truth)
     with pytest.raises(ParityError, match=message):
         check_budget(result, _BUDGET)
+
+
+def test_check_budget_one_frame_lost_is_less_than_can_be_told() -> None:
+    reference = np.tile(_REFERENCE, (10, 1))
+    other = reference.copy()
+    other[0] = other[0, [1, 0, 2]]
+    result = compare("cpu", reference, other, np.tile([0, 1], 10))
+    assert result.accuracy == 0.95
+    check_budget(result, _BUDGET)
+
+
+def test_compare_interval_of_the_loss_is_paired() -> None:
+    """Frames on which both are right or both wrong carry no uncertainty about the loss."""
+    reference = np.tile(_REFERENCE, (50, 1))
+    same = compare("cpu", reference, reference, np.zeros(100, np.int64))
+    other = reference.copy()
+    other[:2] = other[:2, [1, 0, 2]]
+    low, high = compare("cpu", reference, other, np.tile([0, 1], 50)).accuracy_drop_ci or (0, 0)
+    assert same.accuracy_drop_ci == (0.0, 0.0)
+    assert low == pytest.approx(0.02 - 1.96 * 0.014, abs=1e-3)
+    assert high == pytest.approx(0.02 + 1.96 * 0.014, abs=1e-3)
+
+
+def test_distances_are_per_frame() -> None:
+    other = np.log(np.array([[0.3, 0.5, 0.2], [0.1, 0.8, 0.1]], np.float32))
+    np.testing.assert_allclose(distances(_REFERENCE, other), [0.2, 0.0], atol=1e-6)

@@ -16,6 +16,7 @@ from bundle.manifest import ParityBudget
 from bundle.verify import load_bundle
 from export.cli import export
 from export.job import Exported, Options, export_run
+from export.linter import lint_tensorrt
 from train.data.manifest import Dataset
 from train.run import load_run
 
@@ -86,14 +87,49 @@ def test_export_run_beyond_the_budget_writes_nothing(small_run: Path, tmp_path: 
     options = replace(_OPTIONS, budget=strict, float_convs=0)
     with pytest.raises(ParityError, match="mean total variation"):
         export_run(small_run, tmp_path / "refused", options, step=lambda _: None)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["refused.refused"]
 
 
-def test_export_run_all_convolutions_in_float_equals_the_reference(small_run: Path, tmp_path: Path) -> None:
-    options = replace(_OPTIONS, float_convs=1000)
+def test_export_run_beyond_the_budget_shows_the_worst_frames(small_run: Path, tmp_path: Path) -> None:
+    strict = ParityBudget(min_agreement=0, max_mean_tv=0.0, max_accuracy_drop=1)
+    options = replace(_OPTIONS, budget=strict, float_convs=0, tensorrt=False)
+    with pytest.raises(ParityError, match=r"The worst frames: .*b\.refused"):
+        export_run(small_run, tmp_path / "b", options, step=lambda _: None)
+    report = json.loads((tmp_path / "b.refused" / "worst.json").read_text())
+    distances = [frame["distance"] for frame in report["frames"]]
+    assert distances == sorted(distances, reverse=True)
+    for frame in report["frames"]:
+        assert read(tmp_path / "b.refused" / frame["picture"]).shape == (64, 64, 3)
+        assert sum(frame["int8"].values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_export_run_budget_that_int8_misses_leaves_convolutions_in_float(small_run: Path, tmp_path: Path) -> None:
+    narrow = ParityBudget(min_agreement=0, max_mean_tv=1e-6, max_accuracy_drop=1)
+    options = replace(_OPTIONS, budget=narrow, tensorrt=False)
     exported = export_run(small_run, tmp_path / "float", options, step=lambda _: None)
-    (result,) = exported.bundle.manifest.parity.results
-    assert result.mean_tv < 0.01
+    numbers = [attempt.float_convolutions for attempt in exported.attempts]
+    assert numbers == [0, 1, 2, 4, 8, 16, 32, 52][: len(numbers)]
+    assert [attempt.refusal is None for attempt in exported.attempts] == [False] * (len(numbers) - 1) + [True]
+    assert len(exported.bundle.manifest.models[1].float_nodes) == numbers[-1] + 1
+    assert numbers[-1] > 0
+
+
+def test_export_run_tensorrt_file_keeps_every_rule(exported: Exported) -> None:
+    entry = exported.bundle.manifest.model("tensorrt")
+    assert entry is not None
+    assert lint_tensorrt(exported.bundle.read(entry.file), max_opset=17) == []
+
+
+def test_export_run_judges_both_int8_models(exported: Exported) -> None:
+    results = exported.bundle.manifest.parity.results
+    assert [result.role for result in results] == ["cpu", "tensorrt"]
+    assert all(result.accuracy_drop_ci is not None for result in results)
+
+
+def test_export_run_without_tensorrt_has_two_models(small_run: Path, tmp_path: Path) -> None:
+    options = replace(_OPTIONS, tensorrt=False)
+    exported = export_run(small_run, tmp_path / "cpu", options, step=lambda _: None)
+    assert [entry.role for entry in exported.bundle.manifest.models] == ["reference", "cpu"]
 
 
 def test_export_run_existing_folder_is_refused(exported: Exported, small_run: Path) -> None:
@@ -108,7 +144,17 @@ def test_export_run_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_export_command_json_names_every_figure(small_run: Path, tmp_path: Path) -> None:
     arguments = [str(small_run), "--out", str(tmp_path / "b"), "--licence", "Apache-2.0", "--data", "rendered bins"]
-    wide = ["--min-agreement", "0", "--max-mean-tv", "1", "--max-accuracy-drop", "1", "--float-convs", "3", "--json"]
+    wide = [
+        "--min-agreement",
+        "0",
+        "--max-mean-tv",
+        "1",
+        "--max-accuracy-drop",
+        "1",
+        "--min-sure-agreement",
+        "0",
+        "--json",
+    ]
     done = CliRunner().invoke(export, arguments + wide)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,1 @@
+"""Recalibration on a robot, from collected visits to an activated bundle, or to none."""

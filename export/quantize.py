@@ -1,0 +1,162 @@
+"""The fastest INT8 model that stays within the budget: tried on frames, not assumed.
+
+1. Every way to turn histograms into ranges is tried on training frames that the ranges were not taken from.
+2. With the best one, the model is judged on validation frames, all convolutions in INT8.
+3. Beyond the budget, convolutions go back to float, the most sensitive first, twice as many each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bundle.errors import ParityError
+from bundle.parity import check_budget, compare, distances
+from calibration.int8.quantize import Quantized, Recipe, most_sensitive, quantize
+from calibration.int8.ranges import RANGE_METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bundle.manifest import ParityBudget, ParityResult
+    from calibration.int8.qdq import Dialect
+    from calibration.int8.quantize import Prepared
+    from calibration.int8.ranges import RangeMethod
+
+    Infer = Callable[[bytes, Dialect, NDArray[np.uint8]], NDArray[np.float32]]
+
+_SENSITIVITY_FRAMES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Frames and what the reference says about them.
+
+    Attributes:
+        pixels: uint8, (N, h, w, 3), BGR, at the network's size.
+        reference: float32, (N, K) logits.
+        truth: int64, (N,) class indices.
+    """
+
+    pixels: NDArray[np.uint8]
+    reference: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One INT8 model and how far it is from the reference.
+
+    Attributes:
+        dialect: Who shall run it.
+        method: How its ranges were found.
+        float_convolutions: How many convolutions compute in float.
+        quantized: The model.
+        logits: float32, (N, K), on the validation frames.
+        result: Parity on the validation frames.
+        refusal: What is beyond the budget, or None.
+    """
+
+    dialect: Dialect
+    method: RangeMethod
+    float_convolutions: int
+    quantized: Quantized
+    logits: NDArray[np.float32]
+    result: ParityResult
+    refusal: ParityError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search works on.
+
+    Attributes:
+        prepared: The network, looked at.
+        tuning: Training frames that the ranges were not taken from.
+        validation: Frames that the budget is held against.
+        budget: How far INT8 may be from the reference.
+        infer: Runs an INT8 model on pixels.
+        step: Told in words what happens.
+    """
+
+    prepared: Prepared
+    tuning: Judged
+    validation: Judged
+    budget: ParityBudget
+    infer: Infer
+    step: Callable[[str], None]
+
+
+def quantize_within(search: Search, dialect: Dialect, *, float_convolutions: int | None = None) -> list[Attempt]:
+    """Find the INT8 model with the fewest convolutions in float that is within the budget.
+
+    Args:
+        search: What to work on.
+        dialect: Who shall run it.
+        float_convolutions: This many, and no other number; None tries 0, 1, 2, 4, 8 and so on.
+
+    Returns:
+        Every attempt; the last one is the result. It is beyond the budget only where no attempt was within.
+    """
+    method = _best_method(search, dialect)
+    recipe = Recipe(dialect, method)
+    total = len(search.prepared.convolutions)
+    ladder = _ladder(total) if float_convolutions is None else [min(float_convolutions, total)]
+    order: list[str] = []
+    attempts: list[Attempt] = []
+    for number in ladder:
+        if number and not order:
+            search.step(f"{dialect}: measuring what each of {total} convolutions loses in INT8")
+            order = list(search.prepared.convolutions) if number == total else _sensitivity(search, recipe)
+        search.step(f"{dialect}: INT8 with {method} ranges, {number} of {total} convolutions in float")
+        attempts.append(_attempt(search, Recipe(dialect, method, frozenset(order[:number])), number))
+        if attempts[-1].refusal is None:
+            break
+        search.step(f"{dialect}: not within the budget: {attempts[-1].refusal.got}")
+    return attempts
+
+
+def _ladder(total: int) -> list[int]:
+    numbers = [0]
+    step = 1
+    while step < total:
+        numbers.append(step)
+        step *= 2
+    return [*numbers, total]
+
+
+def _best_method(search: Search, dialect: Dialect) -> RangeMethod:
+    found: dict[RangeMethod, float] = {}
+    for method in RANGE_METHODS:
+        model = quantize(search.prepared, Recipe(dialect, method)).model
+        found[method] = _distance(search, dialect, model, len(search.tuning.pixels))
+    figures = ", ".join(f"{method} {distance:.4f}" for method, distance in found.items())
+    search.step(f"{dialect}: ranges compared by mean distance on training frames: {figures}")
+    return min(found, key=found.__getitem__)
+
+
+def _sensitivity(search: Search, recipe: Recipe) -> list[str]:
+    def distance(model: bytes) -> float:
+        return _distance(search, recipe.dialect, model, _SENSITIVITY_FRAMES)
+
+    return most_sensitive(search.prepared, recipe, distance)
+
+
+def _distance(search: Search, dialect: Dialect, model: bytes, frames: int) -> float:
+    logits = search.infer(model, dialect, search.tuning.pixels[:frames])
+    return float(distances(search.tuning.reference[:frames], logits).mean())
+
+
+def _attempt(search: Search, recipe: Recipe, number: int) -> Attempt:
+    quantized = quantize(search.prepared, recipe)
+    logits = search.infer(quantized.model, recipe.dialect, search.validation.pixels)
+    result = compare(recipe.dialect, search.validation.reference, logits, search.validation.truth)
+    refusal = None
+    try:
+        check_budget(result, search.budget)
+    except ParityError as exc:
+        refusal = exc
+    return Attempt(recipe.dialect, recipe.method, number, quantized, logits, result, refusal)
