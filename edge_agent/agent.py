@@ -211,7 +211,6 @@ class Agent:
         """Take one frame through the frame path, whatever happens to it."""
         self._parts.telemetry.count("frames")
         self._parts.telemetry.latency("capture", (self._clock() - frame.message.captured_mono_s) * 1e3)
-        self._note(camera, camera.came_back())
         try:
             outcome = self._parts.path.step(camera, frame)
             self._failed_steps = 0
@@ -221,6 +220,7 @@ class Agent:
             return
         finally:
             camera.release(frame)
+        self._note(camera, camera.restart("the picture is frozen") if outcome.frozen else camera.came_back())
         self._follow(camera, frame.message.name, outcome)
 
     def _step_failed(self, frame: Frame, exc: Exception) -> None:
@@ -233,8 +233,6 @@ class Agent:
             raise EngineError(f"{self._failed_steps} frames in a row failed", got=exc) from exc
 
     def _follow(self, camera: Camera, name: str, outcome: Outcome) -> None:
-        if outcome.frozen:
-            self._note(camera, camera.restart("the picture is frozen"))
         if outcome.rejected is not None:
             self._parts.alarms.event(
                 "visit_rejected", "warning", name, f"no frame of the visit can be counted: {outcome.rejected}"

@@ -52,6 +52,8 @@ _FILE_SLOTS = 4
 _MAX_SILENT_STARTS = 5
 _KILL_WAIT_S = 5.0
 _FIRST_PAUSE_S = 0.5
+_STABLE_S = 10.0
+"""A process that gave frames for so long is healthy: the next pause is short again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Camera:
         self._process: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff(_FIRST_PAUSE_S, settings.restart_max_s)
         self._retry_at_s = 0.0
+        self._started_s = 0.0
         self._heard = False
         self._held = 0
         self._next_index = 0
@@ -185,7 +188,7 @@ class Camera:
         self._heard = False
         self._held = 0
         self._dropped_before = self.dropped
-        self.progress_s = self._clock()
+        self.progress_s = self._started_s = self._clock()
         for slot in range(self._order.slots):
             ours.send_bytes(bytes([slot]))
 
@@ -219,12 +222,13 @@ class Camera:
         if isinstance(message, RefusedMessage):
             return [Notice("refused", self.name, message.name, message.problem)]
         self._held += 1
-        self._backoff.reset()
+        if self.progress_s - self._started_s > _STABLE_S:
+            self._backoff.reset()
         self.dropped = self._dropped_before + message.dropped
         return Frame(self.name, message, self._ring.image(message), self._ring.network_image(message))
 
     def came_back(self) -> list[Notice]:
-        """Tell, once, that frames flow. Call it for each frame.
+        """Tell, once, that frames flow. Call it for each frame that is not frozen.
 
         Returns:
             A "back" notice for the first frame after the start or a loss.

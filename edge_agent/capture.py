@@ -152,8 +152,8 @@ class Sender:
             picture: What to send.
             dropped: Pictures dropped so far.
         """
-        stats, self._before = measure(picture.image_bgr, self._before)
         network_bgr = resize(picture.image_bgr, self._spec)
+        stats, self._before = measure(network_bgr, self._before)
         self._ring.write(slot, picture.image_bgr, network_bgr, picture.encoded)
         height, width = picture.image_bgr.shape[:2]
         self.send(

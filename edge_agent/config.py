@@ -56,8 +56,8 @@ class GateSection(_Section):
 
     min_brightness: float = Field(default=12.0, ge=0, le=255)
     max_brightness: float = Field(default=245.0, ge=0, le=255)
-    min_sharpness: float = Field(default=2.0, ge=0, le=1e6)
-    """Variance of the Laplacian of the picture sampled at 240 to 480 columns."""
+    min_sharpness: float = Field(default=3.0, ge=0, le=1e6)
+    """Variance of the Laplacian of the green channel at the network's size."""
     frozen_s: float = Field(default=5.0, ge=0, le=3600)
     """A live camera that repeats one picture for this long is restarted; 0 switches it off."""
 

@@ -36,7 +36,7 @@ class FrameStats:
         brightness: Mean grey level, 0..255.
         sharpness: Variance of the Laplacian.
         motion: Mean absolute grey change against the picture before, 0..255; 0 for the first.
-        checksum: Of a sample of the pixels; a live camera never repeats it.
+        checksum: Of the pixels; a live camera never repeats it.
     """
 
     brightness: float

@@ -4,7 +4,7 @@ Invariants:
 - Images and messages share one bound in bytes. The oldest image goes first, then the oldest event, then the oldest
   count; every drop is counted in the same transaction, so the number survives restarts.
 - Age is agent running time: a jump of the wall clock drops nothing.
-- A reserve on the disk is given up first, because SQLite cannot even delete on a disk that is full.
+- A reserve on the disk is given up for the time of dropping, because SQLite cannot even delete on a disk that is full.
 - An image's file is durable before its row, and goes after it.
 """
 
@@ -218,24 +218,34 @@ class Ledger:
         self.remove_images(page.rows, "images_evicted")
         return bool(page.rows or page.damaged)
 
-    def make_room(self) -> bool:
+    def make_room(self, delivered: Sequence[int]) -> bool:
         """Drop the least valuable, because nothing fits any more.
 
         On a disk that is full of other things, no count is dropped for a newer one: the newer one has to wait.
 
+        Args:
+            delivered: Messages that may go in any case.
+
         Returns:
-            Whether something could be dropped.
+            Whether something was removed.
 
         Raises:
             StoreFullError: The disk is so full that even dropping fails.
             DeliveryError: The file is broken.
         """
-        if self._reserve.release():
-            return True
-        if self.numbers.images and self._evict_images():
-            return True
-        if not self.file.is_at_bound:
-            return False
+        self._reserve.release()
+        try:
+            if delivered:
+                self.remove_messages(delivered)
+                return True
+            if self.numbers.images and self._evict_images():
+                return True
+            return self.file.is_at_bound and self._evict_messages()
+        finally:
+            # Taken again at once, so that new counts cannot eat the room that dropping needs.
+            self._reserve.restore(above_bytes=0)
+
+    def _evict_messages(self) -> bool:
         for kind, why in (("event", "events_evicted"), ("count", "counts_evicted")):
             ids = self.file.oldest_messages(kind, _EVICT_MESSAGES)
             if ids:

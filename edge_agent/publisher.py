@@ -1,7 +1,7 @@
 """Delivery to the broker: at least once, in order, with a small window, refusals set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
-on the next one, under the same event_id.
+on the next one, under the same event_id. A crash of the agent repeats at most twelve messages.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
+_MAX_REPEATS = 12
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
+_STABLE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Publisher:
         self._clock = clock
         self._versions = deque(VERSIONS)
         self._waker = Waker()
+        self._acknowledged = 0
         self._open: dict[int, _Open] = {}
         self._resend: deque[_Open] = deque()
         self._deferred: deque[_Deferred] = deque()
@@ -161,7 +164,8 @@ class Publisher:
         session = _Session(link)
         self.connected = True
         self.connects += 1
-        self.worker.succeeded()
+        self.worker.recovered()
+        since_s = self._clock()
         self._status_sent = None
         # What was in flight, and what the last connection did not even come to send again.
         unsettled = [*self._open.values(), *self._resend]
@@ -178,6 +182,9 @@ class Publisher:
             raise
         finally:
             self.connected = False
+            if self._clock() - since_s > _STABLE_S:
+                # Not at the connect: two robots under one name would throw each other out in a tight circle.
+                self.worker.succeeded()
 
     def _dial(self) -> Link:
         """Connect with the version that worked last, and with the other one when it is refused."""
@@ -220,12 +227,17 @@ class Publisher:
             late = self._deferred.popleft()
             # Sent out of order: it must not replace what is newer on the bin's topic.
             entry = _Open(replace(late.message, retained_topic=None), late.attempts, 0)
-        elif len(self._deferred) < _MAX_DEFERRED and (fresh := self._outbox.messages.take(1)):
+        elif self._may_send_more() and (fresh := self._outbox.messages.take(1)):
             entry = _Open(fresh[0], 0, 0)
         else:
             return False
         self._enqueue(session, entry)
         return True
+
+    def _may_send_more(self) -> bool:
+        """Bound what a crash would repeat: sent, and not yet removed from the outbox for good."""
+        repeatable = len(self._open) + self._acknowledged - self._outbox.removed
+        return repeatable < _MAX_REPEATS and len(self._deferred) < _MAX_DEFERRED
 
     def _enqueue(self, session: _Session, entry: _Open) -> None:
         message = entry.message
@@ -239,6 +251,7 @@ class Publisher:
     def _take_acks(self, session: _Session, acks: list[Ack]) -> None:
         done = [row for ack in acks if (row := self._settle(session, ack)) is not None]
         if done:
+            self._acknowledged += len(done)
             self._outbox.delivered(done)
         if session.in_flight:
             _, sent_s = next(iter(session.in_flight.values()))

@@ -36,12 +36,16 @@ class Reserve:
         self._file.unlink(missing_ok=True)
         return held
 
-    def restore(self) -> None:
-        """Take the room again, when there is plenty; a disk that refuses is asked again later."""
+    def restore(self, *, above_bytes: int = _RESTORE_ABOVE_BYTES) -> None:
+        """Take the room again; a disk that refuses is asked again later.
+
+        Args:
+            above_bytes: Only when so much is free.
+        """
         if self._file.exists():
             return
         status = os.statvfs(self._file.parent)
-        if status.f_bavail * status.f_frsize < _RESTORE_ABOVE_BYTES:
+        if status.f_bavail * status.f_frsize < above_bytes:
             return
         try:
             with self._file.open("xb") as file:

@@ -106,8 +106,12 @@ class Worker:
         """Say that the work goes on; the body calls it at least every few seconds."""
         self.progress_s = self._clock()
 
+    def recovered(self) -> None:
+        """Say that the problem is gone."""
+        self.problem = None
+
     def succeeded(self) -> None:
-        """Say that an attempt worked: the next pause is short again, the problem is gone."""
+        """Say that the work goes well: the problem is gone, and the next pause is short again."""
         self._backoff.reset()
         self.problem = None
 

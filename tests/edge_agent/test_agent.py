@@ -245,14 +245,14 @@ def test_agent_live_camera_stall_freeze_and_black_are_said_and_not_counted(
         wait_until(lambda: events("camera_lost", "frozen"))
         control.write_text("5", encoding="utf-8")
         wait_until(lambda: "5" in labels())
-        wait_until(lambda: payloads(subscriber, "/telemetry"))
+        wait_until(lambda: any("infer" in fields["latency"] for fields in payloads(subscriber, "/telemetry")))
         totals = running.stop()
-        telemetry = payloads(subscriber, "/telemetry")[-1]
+        drops = payloads(subscriber, "/telemetry")[-1]["drops"]
         wait_until(lambda: payloads(subscriber, "/status")[-1]["state"] == "offline")
     assert labels() == {"1", "3", "5"}
     assert totals["accepted"] == totals["delivered"]
-    assert telemetry["latency"]["infer"]["p99_ms"] > 0
-    assert telemetry["drops"]["camera_losses"] >= 2
+    assert drops["camera_losses"] >= 2
+    assert drops["frames_rejected"] > 0
 
 
 def test_agent_empty_folder_is_an_input_error(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from bundle.images import read
+from bundle.manifest import Preprocessing
+from bundle.preprocess import resize
 from edge_agent.config import GateSection
 from edge_agent.frames import FrameStats
 from edge_agent.gate import GateState, judge, measure
 
 _SHARED = Path(os.environ.get("BINTALLY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 _ORIGINALS = _SHARED / "abid" / "originals"
+_SPEC = Preprocessing(size_wh=(224, 224), mean=(0, 0, 0), std=(1, 1, 1))
 _GOOD = FrameStats(brightness=120, sharpness=80, motion=0, checksum=1)
 
 
@@ -24,7 +27,7 @@ _GOOD = FrameStats(brightness=120, sharpness=80, motion=0, checksum=1)
         (11.9, 80.0, ("dark",)),
         (12.0, 80.0, ()),
         (245.1, 80.0, ("bright",)),
-        (120.0, 1.9, ("blurred",)),
+        (120.0, 2.9, ("blurred",)),
         (3.0, 0.0, ("dark", "blurred")),
     ],
 )
@@ -76,7 +79,7 @@ def test_judge_default_limits_pass_every_real_bin_photo() -> None:
     names = sorted(_ORIGINALS.iterdir())
     state, flagged = GateState(), []
     for number, file in enumerate(names):
-        stats, _ = measure(read(file), None)
+        stats, _ = measure(resize(read(file), _SPEC), None)
         verdict, state = judge(stats, GateSection(), state, float(number))
         if verdict.flags:
             flagged.append((file.name, verdict.flags))

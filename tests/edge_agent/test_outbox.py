@@ -127,7 +127,7 @@ def test_ledger_full_of_counts_drops_events_then_the_oldest_counts(tmp_path: Pat
                 number += 50
             except StoreFullError:
                 refused += 1
-                assert ledger.make_room()
+                assert ledger.make_room([])
         ids = event_ids(ledger)
         assert ids[-1] == f"event-{number - 1:06d}"
         assert ledger.numbers.drops["events_evicted"] == 1
@@ -383,22 +383,21 @@ _FULL_DISK = """
 import os, sys, time
 from pathlib import Path
 from tests.edge_agent.test_outbox import entry, open_ledger
-from edge_agent import reserve
 from edge_agent.outbox import Outbox
 from tests.edge_agent.waiting import wait_until
-reserve._RESTORE_ABOVE_BYTES = 1 << 20
 folder = Path(sys.argv[1])
 accepted = []
-outbox = Outbox(open_ledger(folder / "state"), on_accepted=lambda batch: accepted.extend(e.event_id for e in batch))
+ledger = open_ledger(folder / "state")
+ledger._reserve.restore(above_bytes=0)  # a disk this small is not given a reserve
+outbox = Outbox(ledger, on_accepted=lambda batch: accepted.extend(e.event_id for e in batch))
 outbox.start()
 for number in range(20):
     assert outbox.put(entry(number, image=b"i" * 20_000), timeout_s=5)
 wait_until(lambda: outbox.is_stored)
-with (folder / "other").open("wb") as other:  # somebody else fills the disk
+with (folder / "other").open("wb", buffering=0) as other:  # somebody else fills the disk
     try:
         while True:
             other.write(b"x" * 4096)
-            other.flush()
     except OSError:
         pass
 number = 20
