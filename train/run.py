@@ -1,0 +1,304 @@
+# ruff: noqa: TID253 - a run holds a torch module
+"""A run folder: what a training leaves behind, and how others open it.
+
+```
+RUN/
+  config.json        resolved configuration, its hash, the dataset and the weights it started from, the machine
+  checkpoint.pt      everything to go on from (train.checkpoint)
+  metrics.jsonl      a line per logged step and per epoch
+  model.pt           the result: a state dict whose head answers with the count classes
+  metrics.json       the result, judged on the evaluation split, with intervals
+  predictions.npz    ids, truth, logits: every figure can be computed again from it
+  report.html        all of it for people: curves, confusion, reliability, what the rules say, the worst mistakes
+```
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bundle import durable
+from bundle.counter import posterior_from_logits
+from bundle.errors import ConfigError, InputError
+from bundle.manifest import class_index
+from train.config import TrainConfig, digest_of, validated
+from train.metrics import judge
+from train.model import build_model, preprocessing_of, read_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from bundle.manifest import CountClasses, Preprocessing
+    from train.metrics import Judged
+
+CONFIG_NAME = "config.json"
+CHECKPOINT_NAME = "checkpoint.pt"
+MODEL_NAME = "model.pt"
+METRICS_NAME = "metrics.json"
+STREAM_NAME = "metrics.jsonl"
+PREDICTIONS_NAME = "predictions.npz"
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run, ready for export or evaluation.
+
+    Attributes:
+        folder: The run folder.
+        module: The network in eval mode on the CPU: float32 (N, 3, h, w) -> logits float32 (N, K).
+        classes: The K count classes.
+        preprocessing: How photos become its input.
+        config: The resolved configuration.
+        config_sha256: Its hash.
+        dataset: Folder of the dataset that it learned from.
+        dataset_sha256: Hash of that dataset's manifest.
+        initial_weights: Where training started from, in words.
+        metrics: Figures of metrics.json.
+    """
+
+    folder: Path
+    module: nn.Module
+    classes: CountClasses
+    preprocessing: Preprocessing
+    config: TrainConfig
+    config_sha256: str
+    dataset: Path
+    dataset_sha256: str
+    initial_weights: str
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What config.json says of a run.
+
+    Attributes:
+        config: The resolved configuration.
+        sha256: Its hash when the run started; a later version may know more keys, at defaults that change nothing.
+        origin: Dataset and weights.
+    """
+
+    config: TrainConfig
+    sha256: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run comes from.
+
+    Attributes:
+        dataset: Dataset folder.
+        dataset_sha256: Hash of its manifest.
+        weights: File that training started from, or None.
+    """
+
+    dataset: Path
+    dataset_sha256: str
+    weights: Path | None
+
+
+def load_run(folder: Path) -> Run:
+    """Open a finished run.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        The run with its network in eval mode.
+
+    Raises:
+        InputError: Not a run, not finished, or its files do not belong together.
+    """
+    started = read_config(folder)
+    config, origin = started.config, started.origin
+    path = folder / MODEL_NAME
+    if not path.is_file():
+        raise InputError(
+            f"the run {folder} is not finished", got=f"no {MODEL_NAME}", fix="Go on with `bintally train ... --resume`."
+        )
+    from_scratch = config.model.model_copy(update={"weights": "none", "frozen": False})
+    module = build_model(from_scratch, config.counts)
+    try:
+        module.load_state_dict(read_weights(path))
+    except RuntimeError as exc:
+        raise InputError(
+            f"{path} does not fit the run's {CONFIG_NAME}", got=f"{type(exc).__name__}: {exc}"[:200]
+        ) from exc
+    return Run(
+        folder=folder,
+        module=module.eval(),
+        classes=config.counts,
+        preprocessing=preprocessing_of(config.model),
+        config=config,
+        config_sha256=started.sha256,
+        dataset=origin.dataset,
+        dataset_sha256=origin.dataset_sha256,
+        initial_weights=_initial_weights(config, origin),
+        metrics=read_metrics(folder / METRICS_NAME),
+    )
+
+
+def write_config(folder: Path, config: TrainConfig, origin: Origin) -> None:
+    """Write the resolved configuration beside the run.
+
+    Args:
+        folder: The run folder.
+        config: The resolved configuration.
+        origin: Dataset and weights.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    durable.write_json(
+        folder / CONFIG_NAME,
+        {
+            "config": config.model_dump(mode="json"),
+            "config_sha256": config.digest(),
+            "dataset": str(origin.dataset),
+            "dataset_sha256": origin.dataset_sha256,
+            "weights": str(origin.weights) if origin.weights else None,
+            "machine": {
+                "torch": torch.__version__,
+                "threads": torch.get_num_threads(),
+                "python": platform.python_version(),
+            },
+        },
+    )
+
+
+def read_config(folder: Path) -> Started:
+    """Read back what `write_config` wrote.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Configuration, its hash and origin.
+
+    Raises:
+        InputError: Not a run folder.
+        ConfigError: The configuration in it is not one of this version.
+    """
+    path = folder / CONFIG_NAME
+    found = _read_json(path)
+    try:
+        weights = found["weights"]
+        origin = Origin(Path(found["dataset"]), found["dataset_sha256"], Path(weights) if weights else None)
+        tree, sha256 = found["config"], found["config_sha256"]
+    except (KeyError, TypeError) as exc:
+        raise InputError(f"{path} is not a run's configuration", got=f"no {exc}") from exc
+    config = validated(tree, source=str(path))
+    if digest_of(tree) != sha256:
+        raise ConfigError(
+            f"{path} was edited",
+            got=f"hash {digest_of(tree)[:12]}",
+            expected=str(sha256)[:12],
+            fix="Train again with the changed configuration.",
+        )
+    return Started(config, str(sha256), origin)
+
+
+def write_predictions(path: Path, ids: list[str], truth: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+    """Keep the answers, so that every figure can be computed again.
+
+    Args:
+        path: Destination.
+        ids: Photo ids.
+        truth: int64 (N,), true counts (not class indices).
+        logits: float32 (N, K).
+
+    Raises:
+        OSError: The disk refused.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, id=np.array(ids, dtype=np.str_), truth=truth, logits=logits)
+    durable.write_bytes(path, buffer.getvalue())
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Answers read back from predictions.npz.
+
+    Attributes:
+        ids: Photo ids.
+        judged: Answers beside the truth.
+    """
+
+    ids: list[str]
+    judged: Judged
+
+
+def read_predictions(folder: Path, classes: CountClasses) -> Kept:
+    """Read back what `write_predictions` wrote.
+
+    Args:
+        folder: The run folder.
+        classes: The run's count classes.
+
+    Returns:
+        Ids and judged answers.
+
+    Raises:
+        InputError: The file is missing, damaged or of other classes.
+    """
+    path = folder / PREDICTIONS_NAME
+    try:
+        # From memory: numpy leaves the file open when it is no archive.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
+            ids, counts, logits = kept["id"].tolist(), kept["truth"], kept["logits"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+        raise InputError(
+            f"cannot read {path}", got=f"{type(exc).__name__}: {exc}"[:200], fix="Finish the run, or train it again."
+        ) from exc
+    found = [class_index(classes, int(count)) for count in counts]
+    truth = np.array([-1 if index is None else index for index in found], dtype=np.int64)
+    return Kept(ids, judge(truth, posterior_from_logits(logits, 1.0), classes))
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read metrics.json.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        InputError: The run is not finished.
+    """
+    return _read_json(path)
+
+
+def _initial_weights(config: TrainConfig, origin: Origin) -> str:
+    if config.model.weights == "hub":
+        return f"torchvision {config.model.name} default weights"
+    if origin.weights is None:
+        return "none (trained from scratch)"
+    return f"{origin.weights.name} (sha256 {config.model.weights_sha256})"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InputError(
+            f"{path.parent} is not a run folder",
+            got=f"{path.name}: {exc}",
+            fix="Make one with `bintally train DATASET --out RUN`.",
+        ) from exc
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not a run's {path.name}", got=type(found).__name__)
+    return found
