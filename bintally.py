@@ -7,12 +7,16 @@ machine. Errors that bintally raises on purpose end here: one message on stderr,
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from bundle.errors import BintallyError
+from bundle.version import VERSION
 
 # verb: (module, attribute, extra that installs what the module imports, help line). No module is imported for --help.
 _VERBS = {
@@ -30,6 +34,10 @@ _VERBS = {
 }
 
 
+_IO_ERROR, _READER_GONE = 74, 141
+"""EX_IOERR; and what a shell reports of a program that SIGPIPE ended."""
+
+
 class _LazyGroup(click.Group):
     """A click group that imports a verb's package when that verb is called."""
 
@@ -38,25 +46,31 @@ class _LazyGroup(click.Group):
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
         if cmd_name not in _VERBS:
             return None
         module, attribute, extra, _ = _VERBS[cmd_name]
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as exc:
+            if ctx.resilient_parsing:  # a shell asks what could follow: nothing, without the extra
+                return None
             if not extra or (exc.name or "").split(".")[0] in ("train", "export", "demo"):
                 raise
             raise click.ClickException(
-                f"`bintally {cmd_name}` needs the package {exc.name}. Install it with: pip install 'bintally[{extra}]'"
+                f"`bintally {cmd_name}` needs the package {exc.name}. "
+                f"Install it from the project's folder with: pip install '.[{extra}]'"
             ) from exc
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        verbs = [CompletionItem(verb, help=entry[3]) for verb, entry in _VERBS.items() if verb.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if name not in _VERBS and not name.startswith("-"):
+        if name not in _VERBS and not name.startswith("-") and not ctx.resilient_parsing:
             close = _closest(name)
             hint = f" Did you mean {close}?" if close else ""
             ctx.fail(f"No such verb {name!r}.{hint} `bintally --help` lists them.")
@@ -74,15 +88,8 @@ def _closest(name: str) -> str | None:
     return next(iter(difflib.get_close_matches(name, _VERBS, n=1)), None)
 
 
-def _version() -> str:
-    try:
-        return version("bintally")
-    except PackageNotFoundError:
-        return "0 (not installed)"
-
-
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(_version(), prog_name="bintally")
+@click.version_option(VERSION, prog_name="bintally")
 def cli() -> None:
     """Count the items in warehouse bins, on the robot, and say how sure the count is.
 
@@ -98,12 +105,25 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: run a verb, and turn bintally's own errors into one message and an exit code."""
+    """Entry point: run a verb, and turn errors that a person can mend into one message and an exit code."""
     try:
         cli(prog_name="bintally")
     except BintallyError as exc:
-        click.echo(f"bintally: {exc}", err=True)
-        sys.exit(exc.exit_code)
+        _fail(str(exc), exc.exit_code)
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_READER_GONE)
+    except OSError as exc:
+        place = f"{exc.filename}: " if exc.filename else ""
+        _fail(f"{place}{exc.strerror or exc}. Check the path, its rights and the room on its disk.", _IO_ERROR)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"bintally: {message}", err=True)
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": message, "exit_code": exit_code}))
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

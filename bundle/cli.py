@@ -98,9 +98,10 @@ def verify(path: Path, *, run: bool, as_json: bool) -> None:
     Exit code 66: the bundle is not the published one. Exit code 70: a model misses its golden frames here.
     """
     found = load_bundle(path)
-    errors = {name: worst for name, worst in _golden_errors(found)} if run else {}  # noqa: C416 - reads as a table
+    errors = dict(_golden_errors(found)) if run else {}
     if as_json:
-        report = {"digest": found.digest, "files": len(found.manifest.files), "golden_max_abs_logit": errors}
+        report = {"ok": True, "label": found.label, "digest": found.digest, "files": len(found.manifest.files)}
+        report["golden_max_abs_logit"] = errors
         click.echo(json.dumps(report))
         return
     click.echo(f"{len(found.manifest.files)} files match their hashes")
@@ -166,6 +167,8 @@ def count(photos: tuple[Path, ...], bundle_path: Path, engine: str, threads: int
         except InputError as exc:
             failed += 1
             click.echo(f"bintally: {exc}", err=True)
+            if as_json:
+                click.echo(json.dumps({"photo": str(file), "error": str(exc), "exit_code": exc.exit_code}))
     counter.close()
     if failed:
         raise InputError(f"{failed} of {len(files)} photos could not be counted", fix="Each is named above.")

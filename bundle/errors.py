@@ -12,8 +12,8 @@ BintallyError                       exit code
 ├── CameraError     transient           74
 └── DeliveryError   transient           75
 ```
-Exit codes follow sysexits.h. Restarting cannot help with 65, 66 and 78; the systemd unit says so. Every message reads:
-what failed: got X, expected Y; then what to do.
+Exit codes follow sysexits.h. Restarting cannot help with 65, 66 and 78: a service manager should not try. Every message
+reads: what failed: got X, expected Y; then what to do.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
 def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a whole JPEG or PNG.
 
-    EXIF orientation is applied, transparency is dropped.
+    EXIF orientation is applied, transparency is dropped. Bytes that were altered in the middle of a JPEG can decode to
+    wrong pixels without an error, in every decoder: only a hash from where the photo was taken shows that.
 
     Args:
         data: The file's bytes.
@@ -140,6 +141,7 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[n
 
 def _require_complete(data: bytes, image_format: str, name: str) -> None:
     # Cameras pad files with zeros, and some append a thumbnail: the end mark must exist, not be the very last byte.
+    data = data.rstrip(b"\0")
     complete = (
         data.rfind(_JPEG_END, len(data) // 2) > 0
         if image_format == "jpeg"

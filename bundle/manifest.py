@@ -288,7 +288,7 @@ class Manifest(_Strict):
     metrics: dict[str, float]
     provenance: Provenance
     licence: str
-    minimum_agent: str
+    minimum_agent: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
     drift: FileName | None = None
     files: dict[FileName, FileEntry]
 

@@ -64,7 +64,7 @@ class Store:
         self._bundles.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._incoming, ignore_errors=True)
         target = self._bundles / bundle.digest
-        if target.exists():
+        if _is_whole(target):
             return load_bundle(target)
         incoming = self._incoming / bundle.digest
         incoming.mkdir(parents=True)
@@ -73,6 +73,8 @@ class Store:
         fsync_tree(incoming)
         if load_bundle(incoming).digest != bundle.digest:
             raise IntegrityError(f"{source} changed while it was copied", fix="Install it again.")
+        if target.exists():  # damaged on this disk: set aside, swept by the next install
+            target.rename(self._incoming / "damaged")
         incoming.rename(target)
         fsync_dir(self._bundles)
         return load_bundle(target)
@@ -174,3 +176,13 @@ class Store:
         for folder in self._bundles.iterdir():
             if folder.name not in (state.current, state.previous):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        load_bundle(folder)
+    except BundleError:
+        return False
+    return True

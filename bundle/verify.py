@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from bundle.durable import sha256_file
 from bundle.errors import IntegrityError, ManifestError
 from bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from bundle.version import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,13 +128,22 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             fix="Update bintally, or export the bundle for this version.",
         )
     try:
-        return Manifest.model_validate_json(data), hashlib.sha256(data).hexdigest()
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as exc:
         first = exc.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise ManifestError(
             f"{file} is not valid at {where}", got=first["msg"], fix="Export the bundle again."
         ) from exc
+    if _numbers(manifest.minimum_agent) > _numbers(VERSION):
+        raise ManifestError(
+            f"bundle {path} needs a newer bintally", got=VERSION, expected=f"{manifest.minimum_agent} or newer"
+        )
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _open_bounded(file: Path, limit: int) -> bytes:

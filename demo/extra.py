@@ -19,5 +19,5 @@ def require(*packages: str) -> None:
     for name in packages:
         if find_spec(name) is None:
             raise ConfigError(
-                f"`bintally demo` needs the package {name}", fix="Install it with: pip install 'bintally[demo]'"
+                f"`bintally demo` needs the package {name}", fix="Install it with: pip install '.[demo]', in the project's folder"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from bundle.manifest import (
 )
 from bundle.pack import file_entry, pack
 from bundle.preprocess import normalize
+from bundle.version import VERSION
 from calibration.confidence import Labelled, calibrate
 from calibration.int8.quantize import prepare
 from export.card import model_card
@@ -337,7 +337,7 @@ def _manifest(
             dataset_sha256=run.dataset_sha256,
             dataset=options.data,
             config_sha256=run.config_sha256,
-            code_version=version("bintally"),
+            code_version=VERSION,
             model=run.config.model.name,
             initial_weights=run.initial_weights,
         ),

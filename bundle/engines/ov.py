@@ -87,7 +87,7 @@ def _compile(model: bytes, file: str, threads: int | None) -> Any:  # noqa: ANN4
         import openvino
     except ImportError as exc:
         raise EngineError(
-            "OpenVINO is not installed", got=str(exc), fix="Install it with: pip install 'bintally[openvino]'"
+            "OpenVINO is not installed", got=str(exc), fix="In the project's folder: pip install '.[openvino]'"
         ) from exc
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",

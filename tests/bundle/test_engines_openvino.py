@@ -15,7 +15,7 @@ from tests.simulators.bundle_factory import CLASSES, SIZE, make_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed (bintally[openvino])")
+pytest.importorskip("openvino", reason="OpenVINO is not installed (extra openvino)")
 
 from bundle.engines.ov import OvEngine
 

@@ -68,6 +68,17 @@ def test_current_bundle_altered_on_disk_is_refused(tmp_path: Path) -> None:
         store.current()
 
 
+def test_install_again_mends_a_damaged_bundle(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digest = _activated(store, tmp_path, "1.0.0")
+    model = tmp_path / "store" / "bundles" / digest / "model.cpu.onnx"
+    model.write_bytes(b"rot")
+    with pytest.raises(IntegrityError):
+        store.current()
+    assert store.install(tmp_path / "1.0.0").digest == digest
+    assert store.current().digest == digest
+
+
 @pytest.mark.parametrize("call", ["current", "rollback"])
 def test_empty_store_says_what_to_do(tmp_path: Path, call: str) -> None:
     with pytest.raises(BundleError, match=r"no (active|previous) bundle"):

@@ -77,8 +77,9 @@ def test_load_bundle_link_instead_of_file_is_refused(tiny_bundle: Path, tmp_path
         (lambda c: c["files"].update({"../escape": c["files"]["card.md"]}), "escape"),
         (lambda c: c["calibration"].update(threshold=1.5), "threshold"),
         (lambda c: c["models"].pop(0), "reference"),
+        (lambda c: c.update(minimum_agent="99.0.0"), "needs a newer bintally"),
     ],
-    ids=["version", "unknown key", "no models", "classes", "path", "threshold", "no reference"],
+    ids=["version", "unknown key", "no models", "classes", "path", "threshold", "no reference", "minimum agent"],
 )
 def test_load_bundle_wrong_manifest_names_the_key(
     tiny_bundle: Path, change: Callable[[dict[str, Any]], object], message: str

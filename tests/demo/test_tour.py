@@ -172,7 +172,7 @@ def test_demo_without_its_extra_says_how_to_install_it(monkeypatch: pytest.Monke
     assert isinstance(error, BintallyError)
     assert error.exit_code == 78
     assert f"needs the package {package}" in str(error)
-    assert "pip install 'bintally[demo]'" in str(error)
+    assert "pip install '.[demo]'" in str(error)
 
 
 @pytest.mark.skipif(not (_SHIPPED / "manifest.json").is_file(), reason="demo/bundle is not made yet")
