@@ -100,13 +100,15 @@ def evaluate(target: Path, *, data: Path, split: str, engine: str, predictions: 
     Examples:
       bintally evaluate runs/first --data data/bins --split val
       bintally evaluate bundles/first --data data/bins --split test --json
+      torchrun --nproc-per-node 2 -m bintally evaluate runs/first --data data/bins
     """
     from train.evaluate import evaluate as run_evaluation
     from train.progress import RichProgress
 
     with RichProgress() as progress:
         figures = run_evaluation(target, data, split=split, progress=progress, engine=engine, predictions=predictions)
-    _print(figures, as_json=as_json)
+    if figures is not None:
+        _print(figures, as_json=as_json)
 
 
 def _resolve(flags: dict[str, Any]) -> TrainConfig:

@@ -21,6 +21,7 @@ from train.data.manifest import Dataset
 from train.loop import predict
 from train.memory import keep_freed_memory
 from train.photos import load_photos, select_photos
+from train.ranks import Ranks, joined_ranks
 from train.run import CONFIG_NAME, load_run, write_predictions
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def evaluate(
     progress: Progress,
     engine: str = "auto",
     predictions: Path | None = None,
-) -> dict[str, Any]:
-    """Judge a run or a bundle.
+) -> dict[str, Any] | None:
+    """Judge a run or a bundle; under torchrun, together with the other processes.
 
     Args:
         target: A run folder or a bundle folder.
@@ -86,7 +87,8 @@ def evaluate(
         predictions: Where to keep the answers (.npz); None keeps none.
 
     Returns:
-        The figures of `train.metrics.measure`, with "target", "split" and "classes" before them.
+        The figures of `train.metrics.measure`, with "target", "split" and "classes" before them; None on every rank
+        but the first.
 
     Raises:
         InputError: Neither run nor bundle, no such split, a class without photos, or an unreadable photo.
@@ -95,7 +97,10 @@ def evaluate(
     """
     keep_freed_memory()
     dataset = Dataset.open(data)
-    answers = _ask(target, dataset, split, engine, progress)
+    with joined_ranks() as ranks:
+        answers = _ask(target, dataset, split, engine, progress, ranks)
+        if not ranks.first:
+            return None
     if predictions is not None:
         try:
             write_predictions(predictions, answers.ids, answers.counts, answers.logits)
@@ -105,11 +110,11 @@ def evaluate(
     return {"target": str(target), "split": split, "classes": list(answers.classes), **figures}
 
 
-def _ask(target: Path, dataset: Dataset, split: str, engine: str, progress: Progress) -> Answers:
+def _ask(target: Path, dataset: Dataset, split: str, engine: str, progress: Progress, ranks: Ranks) -> Answers:
     if (target / MANIFEST_NAME).is_file():
-        return ask_bundle(target, dataset, split, engine=engine, progress=progress)
+        return ask_bundle(target, dataset, split, engine=engine, progress=progress, ranks=ranks)
     if (target / CONFIG_NAME).is_file():
-        return ask_run(target, dataset, split, progress=progress)
+        return ask_run(target, dataset, split, progress=progress, ranks=ranks)
     raise InputError(
         f"{target} is neither a run nor a bundle",
         got=f"no {CONFIG_NAME} and no {MANIFEST_NAME}",
@@ -117,7 +122,7 @@ def _ask(target: Path, dataset: Dataset, split: str, engine: str, progress: Prog
     )
 
 
-def ask_run(target: Path, dataset: Dataset, split: str, *, progress: Progress) -> Answers:
+def ask_run(target: Path, dataset: Dataset, split: str, *, progress: Progress, ranks: Ranks | None = None) -> Answers:
     """Answers of a run's network.
 
     Args:
@@ -125,21 +130,30 @@ def ask_run(target: Path, dataset: Dataset, split: str, *, progress: Progress) -
         dataset: An opened dataset.
         split: Split to judge on.
         progress: Where to report.
+        ranks: Which of several processes this is; None is the only one.
 
     Returns:
-        Answers in manifest order.
+        Answers of all ranks, in manifest order.
 
     Raises:
         InputError: Not a finished run, no such split, a class without photos, or an unreadable photo.
     """
     run = load_run(target)
     chosen = select_photos(dataset, split, run.classes)
-    progress.stage(f"reading {split}", len(chosen))
-    photos = load_photos(chosen, run.classes, run.preprocessing, progress=progress.done)
-    return _answers(run.classes, chosen, predict(run.module, photos))
+    ranks = ranks or Ranks()
+    rows = ranks.rows(len(chosen), _BATCH)
+    logits = np.empty((0, len(run.classes)), np.float32)
+    if len(rows):
+        progress.stage(f"reading {split}", len(rows))
+        mine = [chosen[row] for row in rows]
+        photos = load_photos(mine, run.classes, run.preprocessing, progress=progress.done)
+        logits = predict(run.module, photos, batch_size=_BATCH)
+    return _answers(run.classes, chosen, ranks.gather(rows, logits, len(chosen)))
 
 
-def ask_bundle(target: Path, dataset: Dataset, split: str, *, engine: str, progress: Progress) -> Answers:
+def ask_bundle(
+    target: Path, dataset: Dataset, split: str, *, engine: str, progress: Progress, ranks: Ranks | None = None
+) -> Answers:
     """Answers of a bundle, through the Counter that a robot runs.
 
     Args:
@@ -148,29 +162,32 @@ def ask_bundle(target: Path, dataset: Dataset, split: str, *, engine: str, progr
         split: Split to judge on.
         engine: Which engine answers.
         progress: Where to report.
+        ranks: Which of several processes this is; None is the only one.
 
     Returns:
-        Answers in manifest order.
+        Answers of all ranks, in manifest order.
 
     Raises:
         InputError: No such split, a class without photos, or an unreadable photo.
         BundleError: The bundle is damaged.
         EngineError: No engine runs the bundle.
     """
+    ranks = ranks or Ranks()
     counter = Counter.open(target, engine=engine)
     try:
         chosen = select_photos(dataset, split, counter.classes)
-        progress.stage(f"counting {split} with {counter.engine.name}", len(chosen))
-        found = []
-        for start in range(0, len(chosen), _BATCH):
-            part = chosen[start : start + _BATCH]
-            found.append(counter.posteriors([images.read(photo.path) for photo in part]))
+        rows = ranks.rows(len(chosen), _BATCH)
+        progress.stage(f"counting {split} with {counter.engine.name}", len(rows))
+        found = [np.empty((0, len(counter.classes)))]
+        for start in range(0, len(rows), _BATCH):
+            part = [images.read(chosen[row].path) for row in rows[start : start + _BATCH]]
+            found.append(counter.posteriors(part))
             progress.done(start + len(part))
         posterior = np.concatenate(found)
     finally:
         counter.close()
     logits = np.log(np.maximum(posterior, np.finfo(np.float32).tiny)).astype(np.float32)
-    return _answers(counter.classes, chosen, logits)
+    return _answers(counter.classes, chosen, ranks.gather(rows, logits, len(chosen)))
 
 
 def _answers(classes: CountClasses, photos: Sequence[Photo], logits: NDArray[np.float32]) -> Answers:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from train.progress import Progress
 
 _STEP_STREAM = 0x9E3779B97F4A7C15
-_JUDGE_BATCH = 64
+_JUDGE_BATCH = 32
 _PROBE_PHOTOS = 256
 
 
@@ -98,7 +98,7 @@ def fit(  # noqa: PLR0913 - what to learn, from what, how, and who is told
         on_epoch: Told each epoch's record once its checkpoint is on disk; may raise to end the run.
 
     Raises:
-        ConfigError: The loss is not a number any more.
+        DivergedError: The loss is not a number any more.
         InputError: A photo cannot be read, or the disk refused a checkpoint.
         StopRequestedError: `stop` said so.
     """

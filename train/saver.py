@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from train.stream import MetricStream
 
 
+class DivergedError(ConfigError):
+    """A run left the numbers; its settings have to change."""
+
+
 class Saver:
     """Writes the run's checkpoint, at each epoch's end and whenever it has become too old.
 
@@ -40,7 +44,7 @@ class Saver:
         """Write a checkpoint if the last one is too old.
 
         Raises:
-            ConfigError: The run has diverged.
+            DivergedError: The run has diverged.
             InputError: The disk refused.
         """
         if time.monotonic() - self._saved_at >= self._every_s:
@@ -50,7 +54,7 @@ class Saver:
         """Refuse to go on with weights or statistics that are infinite or not a number.
 
         Raises:
-            ConfigError: The run has diverged.
+            DivergedError: The run has diverged.
         """
         # Normalisation statistics overflow before the loss does: nothing broken may replace a good checkpoint.
         for name, value in self._learner.model.state_dict().items():
@@ -61,7 +65,7 @@ class Saver:
         """Write a checkpoint.
 
         Raises:
-            ConfigError: The run has diverged; the checkpoint on disk stays.
+            DivergedError: The run has diverged; the checkpoint on disk stays.
             InputError: The disk refused; likewise.
         """
         self.require_finite()
@@ -70,7 +74,7 @@ class Saver:
         self._saved_at = time.monotonic()
 
 
-def diverged(what: str, got: object, here: Position) -> ConfigError:
+def diverged(what: str, got: object, here: Position) -> DivergedError:
     """Say that a run has left the numbers.
 
     Args:
@@ -81,7 +85,7 @@ def diverged(what: str, got: object, here: Position) -> ConfigError:
     Returns:
         The error to raise.
     """
-    return ConfigError(
+    return DivergedError(
         f"{what} is not a number any more in epoch {here.epoch + 1}, batch {here.batch + 1}",
         got=got,
         fix="The last checkpoint is intact. Lower optimizer.lr, or set optimizer.clip.",

@@ -29,8 +29,10 @@ from bundle.errors import ConfigError, InputError
 from train.config import load_config
 from train.job import Place, train
 from train.journal import open_journal
-from train.run import CONFIG_NAME
+from train.run import CONFIG_NAME, STREAM_NAME
+from train.saver import DivergedError
 from train.search import Space, draw
+from train.stream import read_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -240,15 +242,18 @@ def _run_trial(
     config = load_config(None, draw(tuning.space, trial).items(), base=tuning.base)
     folder = tuning.out / "trials" / f"{trial.number:05d}"
     progress.line(f"trial {trial.number}{' goes on' if (folder / CONFIG_NAME).exists() else ''}: {trial.params}")
+    report = _reporter(trial, tuning.metric)
     try:
-        figures = train(
-            config, _place_of(place, folder), progress=progress, stop=stop, on_epoch=_reporter(trial, tuning.metric)
-        )
+        # Killed between its checkpoint and its report, a trial has epochs that the study has not heard of.
+        for record in read_stream(folder / STREAM_NAME, "epoch") if (folder / STREAM_NAME).exists() else ():
+            report(record)
+        where = replace(place, out=folder, resume=True, overwrite=False)
+        figures = train(config, where, progress=progress, stop=stop, on_epoch=report)
     except optuna.TrialPruned:
         progress.line(f"trial {trial.number} is behind the others and ends")
         study.tell(trial, state=TrialState.PRUNED)
-    except ConfigError as exc:
-        # A point of the space that does not train (its loss leaves the numbers) is a result, not the end.
+    except DivergedError as exc:
+        # A point of the space that does not train is a result, not the end.
         trial.set_user_attr("why", str(exc))
         study.tell(trial, state=TrialState.FAIL)
         progress.line(f"trial {trial.number} failed: {exc}")
@@ -273,14 +278,11 @@ def _reporter(trial: optuna.Trial, metric: str) -> Callable[[dict[str, Any]], No
         step = int(record["epoch"]) + 1
         if step not in known:
             trial.report(float(record[metric]), step)
+            known.add(step)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     return report
-
-
-def _place_of(place: Place, folder: Path) -> Place:
-    return replace(place, out=folder, resume=True, overwrite=False)
 
 
 def _write_results(study: optuna.Study, tuning: Tuning) -> list[TrialResult]:

@@ -89,6 +89,7 @@ def test_train_wider_supervision_ends_with_the_count_classes(tiny_dataset: Path,
     with torch.inference_mode():
         assert run.module(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     again = evaluate(tmp_path / "run", tiny_dataset, split="val", progress=Silent())
+    assert again is not None
     assert {name: again[name] for name in figures if name != "epoch"} == {
         name: (tuple(value) if name.endswith("_ci") else value) for name, value in figures.items() if name != "epoch"
     }

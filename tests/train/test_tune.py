@@ -10,11 +10,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("optuna", reason="tuning needs the package optuna")
 
 from bundle.errors import ConfigError
 from tests.train.tiny import CONFIG
+from train.cli_tune import tune as tune_command
 from train.job import Place
 from train.journal import cut_torn_line, open_journal
 from train.progress import Silent
@@ -39,7 +41,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _tuning(out: Path, **changes: Any) -> Tuning:  # noqa: ANN401 - fields of Tuning
-    fields = {"out": out, "base": CONFIG | {"epochs": 1}, "space": SPACE, "trials": 2, "prune": False}
+    fields: dict[str, Any] = {"out": out, "base": CONFIG | {"epochs": 1}, "space": SPACE, "trials": 2, "prune": False}
     return Tuning(**fields | changes)
 
 
@@ -105,14 +107,65 @@ def test_tune_unknown_metric_lists_the_known(tiny_dataset: Path, tmp_path: Path)
         tune(_tuning(tmp_path / "t", metric="acc"), _place(tiny_dataset), progress=Silent())
 
 
-def test_tune_trial_behind_the_others_is_pruned(tiny_dataset: Path, tmp_path: Path) -> None:
-    # Five good trials set the median; a rate of almost nothing stays behind it.
-    base = CONFIG | {"epochs": 3}
-    good = _tuning(tmp_path / "t", base=base, space={"optimizer.lr": Choices((0.01, 1e-9))}, trials=14, prune=True)
-    rows = tune(good, _place(tiny_dataset), progress=Silent())
-    pruned = [row for row in rows if row.state == "pruned"]
-    assert all(row.epochs < 3 for row in pruned)
-    assert all(row.epochs == 3 for row in rows if row.state == "complete")
+def test_tune_trial_that_the_pruner_ends_stops_after_that_epoch(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number == 1)
+    tuning = _tuning(tmp_path / "t", base=CONFIG | {"epochs": 2}, trials=3, prune=True)
+    rows = tune(tuning, _place(tiny_dataset), progress=Silent())
+    assert {row.number: (row.state, row.epochs) for row in rows} == {
+        0: ("complete", 2),
+        1: ("pruned", 1),
+        2: ("complete", 2),
+    }
+
+
+class _PulledPlug(BaseException):
+    """Stands for a power cut."""
+
+
+def test_tune_plug_pulled_between_checkpoint_and_report_loses_no_epoch(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    def pull(*_: object) -> None:
+        raise _PulledPlug
+
+    tuning = _tuning(tmp_path / "t", base=CONFIG | {"epochs": 3}, trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "report", pull)
+        with pytest.raises(_PulledPlug):
+            tune(tuning, _place(tiny_dataset), progress=Silent())
+    (row,) = tune(tuning, _place(tiny_dataset), progress=Silent())
+    assert (row.state, row.epochs) == ("complete", 3)
+
+
+def test_tune_command_prints_the_table(tiny_dataset: Path, tmp_path: Path) -> None:
+    fixed = [word for key, value in CONFIG.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    found = CliRunner().invoke(
+        tune_command,
+        [
+            *(str(tiny_dataset), "--out", str(tmp_path / "t"), "--trials", "1", "--json", "--threads", "1"),
+            *("--search", "optimizer.lr=1e-3..1e-2:log", *fixed, "--set", "epochs=1"),
+        ],
+        catch_exceptions=False,
+    )
+    (row,) = json.loads(found.stdout)["trials"]
+    assert 1e-3 <= row["params"]["optimizer.lr"] <= 1e-2
+    assert row["state"] == "complete"
+
+
+def test_tune_command_bad_fixed_value_is_named_before_the_first_trial(tiny_dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epochs"):
+        CliRunner().invoke(
+            tune_command,
+            [str(tiny_dataset), "--out", str(tmp_path / "t"), "--set", "epochs=none"],
+            catch_exceptions=False,
+        )
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":4,"worker', b"x" * 10_000])
@@ -157,7 +210,7 @@ def test_tune_killed_inside_a_trial_takes_that_trial_up_again(
     repository: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "t"
-    base = CONFIG | {"epochs": 30}
+    base = CONFIG | {"epochs": 15}
     code = (
         "import sys; from pathlib import Path; from tests.train.test_tune import _place, _tuning\n"
         "from train.progress import Silent; from train.tune import tune\n"
@@ -178,7 +231,7 @@ def test_tune_killed_inside_a_trial_takes_that_trial_up_again(
         file.write(b'{"op_code":')
     said = _Lines()
     (row,) = tune(_tuning(out, base=base, trials=1), _place(tiny_dataset), progress=said)
-    assert (row.number, row.state, row.epochs) == (0, "complete", 30)
+    assert (row.number, row.state, row.epochs) == (0, "complete", 15)
     assert any("going on from epoch" in line for line in said.lines)
 
 

@@ -147,7 +147,8 @@ def write_sampling(dataset: Dataset, sampling: Sampling, note: dict[str, object]
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({_KEY: remembered.encode()}), sink, compression="zstd")
     path = dataset.folder / SAMPLING_NAME
-    durable.write_bytes(path, sink.getvalue().to_pybytes())
+    with writing(path):
+        durable.write_bytes(path, sink.getvalue().to_pybytes())
     return path
 
 

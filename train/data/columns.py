@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bundle import durable
 from bundle.errors import InputError
+from train.data.disk import writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,8 @@ def write_manifest(folder: Path, table: pa.Table, note: Mapping[str, Any]) -> st
         sha256 of the file.
 
     Raises:
-        OSError: The disk refused.
+        ConfigError: The folder cannot be written.
+        DiskError: The disk is full; the old manifest is then still there.
     """
     text = json.dumps(note, sort_keys=True, ensure_ascii=False)
     metadata = {_FORMAT_KEY: str(FORMAT_VERSION).encode(), _NOTE_KEY: text.encode()}
@@ -98,8 +100,9 @@ def write_manifest(folder: Path, table: pa.Table, note: Mapping[str, Any]) -> st
         use_dictionary=["split", "asins.list.element"],
         write_page_index=False,
     )
-    durable.write_bytes(folder / MANIFEST_NAME, sink.getvalue().to_pybytes())
-    return durable.sha256_file(folder / MANIFEST_NAME)
+    with writing(folder):
+        durable.write_bytes(folder / MANIFEST_NAME, sink.getvalue().to_pybytes())
+        return durable.sha256_file(folder / MANIFEST_NAME)
 
 
 def write_location(folder: Path, image_root: Path, *, layout: str) -> None:
@@ -111,11 +114,13 @@ def write_location(folder: Path, image_root: Path, *, layout: str) -> None:
         layout: How the photos were found, for people.
 
     Raises:
-        OSError: The disk refused.
+        ConfigError: The folder cannot be written.
+        DiskError: The disk is full.
     """
     resolved, home = image_root.resolve(), folder.resolve()
     where = resolved.relative_to(home) if resolved.is_relative_to(home) else resolved
-    durable.write_json(folder / LOCATION_NAME, {"image_root": str(where), "layout": layout})
+    with writing(folder):
+        durable.write_json(folder / LOCATION_NAME, {"image_root": str(where), "layout": layout})
 
 
 def read_location(folder: Path) -> Path:

@@ -4,14 +4,15 @@ By default the photos stay where they are and the manifest refers to them: the p
 every photo tells when one changed, and half a million links are slow to make and slow to delete. `files="link"` or
 `"copy"` puts the photos into the dataset folder instead (hard links need the same file system).
 
-Every file of the source ends up in exactly one place: as a row of the manifest, or as a line of rejected.jsonl. The
-manifest is written last: an import that was interrupted leaves no dataset behind, or the old one.
+Every file of the source ends up in exactly one place: as a row of the manifest, or as a line of rejected.jsonl.
+
+An import that was interrupted leaves the old dataset or none, never old labels on new photos: photos that are brought
+along go into a folder of their own (`train.data.bringing`), the old manifest goes before dataset.json points to other
+photos, and the new manifest is written last.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bundle import durable
 from bundle.errors import InputError
 from train.data import columns, grouping, layouts
+from train.data.bringing import bring_photos, remove_other_photos
+from train.data.disk import writing
 from train.data.identity import contents_of, equal_texts, number_series
 from train.data.listed import Listed, write_listed
 from train.data.manifest import Dataset
@@ -44,7 +48,7 @@ class ImportOptions:
     Attributes:
         open_photos: False leaves the photos closed: no hash, size or blur, and unreadable ones stay unfound.
         files: Where the photos lie afterwards: `reference` where they are, `link` or `copy` in the dataset folder.
-        overwrite: Replace the dataset that is there already.
+        overwrite: Replace the dataset that is there already, with the photos that an import brought into its folder.
         workers: Processes that read photos; None takes one per core, 1 stays in this process.
         on_progress: Called with (photos done, photos in all).
     """
@@ -110,12 +114,16 @@ def import_listing(found: Listing, out: Path, options: ImportOptions | None = No
         The dataset and what was listed.
 
     Raises:
-        InputError: Nothing usable was found, or `out` holds a dataset already.
-        OSError: The disk refused; `out` then holds no dataset, or the one from before.
+        InputError: Nothing usable was found, a photo changed meanwhile, or `out` holds a dataset already.
+        ConfigError: `out` cannot be written, or hard links do not reach it.
+        DiskError: The disk is full. As after every error, `out` then holds no dataset, or the one from before.
     """
     options = options or ImportOptions()
-    if (out / columns.MANIFEST_NAME).exists() and not options.overwrite:
-        raise InputError(f"{out} holds a dataset already", fix="Choose another folder, or pass --overwrite.")
+    # Before the photos are read: that can take an hour, and a folder that cannot be written is known at once.
+    with writing(out):
+        if (out / columns.MANIFEST_NAME).exists() and not options.overwrite:
+            raise InputError(f"{out} holds a dataset already", fix="Choose another folder, or pass --overwrite.")
+        out.mkdir(parents=True, exist_ok=True)
     scanned = _scan(found, options)
     rejected = tuple(sorted([*found.rejected, *scanned.rejected]))
     if sum(len(batch) for batch in scanned.batches) == 0:
@@ -124,16 +132,28 @@ def import_listing(found: Listing, out: Path, options: ImportOptions | None = No
     table, declared = _rows(found, scanned.table())
     table = _with_groups(table, declared)
     notices = tuple(sorted([*found.notices, *scanned.notices, *_look_at_whole(table)]))
-    out.mkdir(parents=True, exist_ok=True)
-    root = found.image_root if options.files == "reference" else _bring_photos(found.image_root, table, out, options)
+    root = found.image_root
+    if options.files != "reference":
+        root = bring_photos(root, table, out, files=options.files, on_progress=options.on_progress)
+    _forget_dataset_of_other_photos(out, root)
     write_listed(out / columns.REJECTED_NAME, rejected)
     write_listed(out / columns.NOTICES_NAME, notices)
-    if (out / columns.LOCATION_NAME).exists() and columns.read_location(out).resolve() != root.resolve():
-        # Between the next two lines the old manifest would point to the new photos: better no dataset than that one.
-        (out / columns.MANIFEST_NAME).unlink(missing_ok=True)
     columns.write_location(out, root, layout=str(found.note["layout"]))
     columns.write_manifest(out, table, {"import": found.note})
+    remove_other_photos(out, kept=root, source=found.image_root)
     return Imported(Dataset.open(out), rejected, notices)
+
+
+def _forget_dataset_of_other_photos(out: Path, root: Path) -> None:
+    """Remove a manifest that would be read with the wrong photos once dataset.json points to `root`."""
+    try:
+        same = columns.read_location(out).resolve() == root.resolve()
+    except InputError:
+        same = False
+    if not same:
+        with writing(out):
+            (out / columns.MANIFEST_NAME).unlink(missing_ok=True)
+            durable.fsync_dir(out)
 
 
 def _scan(found: Listing, options: ImportOptions) -> Scan:
@@ -190,8 +210,8 @@ def _with_groups(table: pa.Table, declared: pa.Array | None) -> pa.Table:
 
 
 def _look_at_whole(table: pa.Table) -> list[Listed]:
-    """Notice what no single file shows: one number in two spellings, missing classes, pictures of two kinds."""
-    notices = []
+    """Notice what no single file shows: two spellings, two labels, missing classes, pictures of two kinds."""
+    notices = _two_labels(table)
     numbers, _ = number_series(columns.column(table, "id"))
     known = np.flatnonzero(numbers >= 0)
     twins = known[:-1][numbers[known][1:] == numbers[known][:-1]]
@@ -212,20 +232,15 @@ def _look_at_whole(table: pa.Table) -> list[Listed]:
     return notices
 
 
-def _bring_photos(image_root: Path, table: pa.Table, out: Path, options: ImportOptions) -> Path:
-    """Link or copy the photos into the dataset folder; what is there already, whole, is left alone."""
-    target = out / "photos"
-    total = table.num_rows
-    for done, path in enumerate(columns.column(table, "path"), start=1):
-        source, wanted = image_root / path.as_py(), target / path.as_py()
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        part = wanted.with_name(f".{wanted.name}.part")
-        part.unlink(missing_ok=True)
-        if options.files == "link":
-            os.link(source, part)
-        else:
-            shutil.copyfile(source, part)
-        part.replace(wanted)
-        if options.on_progress is not None:
-            options.on_progress(done, total)
-    return target
+def _two_labels(table: pa.Table) -> list[Listed]:
+    """Notice files that are equal, byte for byte, and have different counts."""
+    pairs = equal_texts(columns.column(table, "sha256"))
+    paths, counts = columns.column(table, "path"), columns.column(table, "count").to_numpy()
+    return [
+        Listed(
+            paths[int(one)].as_py(),
+            "two_labels",
+            f"count {counts[one]}, but {paths[int(other)].as_py()} is the same file with count {counts[other]}",
+        )
+        for one, other in pairs[counts[pairs[:, 0]] != counts[pairs[:, 1]]]
+    ]

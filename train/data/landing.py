@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from bundle.errors import ConfigError, DeliveryError
+from bundle.errors import ConfigError
+from train.data.disk import FULL, DiskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class DiskError(DeliveryError):
-    """The disk does not take a file."""
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def write_whole(path: Path, data: bytes) -> None:
         raise DiskError(
             f"{path} cannot be written",
             got=exc.strerror,
-            fix=f"{'Free some space' if exc.errno in _FULL else 'Check the disk'}, then run the same command again.",
+            fix=f"{'Free some space' if exc.errno in FULL else 'Check the disk'}, then run the same command again.",
         ) from exc
 
 

@@ -1,7 +1,7 @@
 """What lies in a source, and under which label: three layouts, one kind of listing. No photo is opened here.
 
 - `abid`: the public bucket's own layout, `PHOTOS/ID.jpg` and `metadata/ID.json`; the label is EXPECTED_QUANTITY.
-- `folders`: `COUNT/ID.jpg`, one folder per count.
+- `folders`: `COUNT/ID.jpg`, one folder per count; a name that lies in several of them becomes the id `COUNT-NAME`.
 - `csv`: a table with the columns `path` and `count`, and if wanted `id`, `asins` (separated by blanks), `group`.
 
 Every file of a source is either listed as a photo or as rejected, by name and reason.
@@ -136,14 +136,16 @@ def list_folders(source: Path) -> Listing:
         source: Folder with folders named `0`, `1`, `2` ...
 
     Returns:
-        Their photos. An id that lies in two folders has two labels and is therefore rejected in both.
+        Their photos. Files are often numbered anew in each folder (`1/00000.jpg`, `2/00000.jpg`), so a name that lies in
+        several folders gets the folder into its id (`1-00000`, `2-00000`); the other names are ids as they are, because
+        the number may be the bin's.
 
     Raises:
         InputError: There is no folder named by a count.
     """
     rejected: list[Listed] = []
     notices: list[Listed] = []
-    places: dict[str, list[tuple[str, int]]] = {}
+    photos: list[tuple[str, str, str]] = []
     entries = sorted(os.scandir(source), key=lambda entry: entry.name) if source.is_dir() else []
     folders = [entry.name for entry in entries if entry.is_dir()]
     if not any(name.isdecimal() for name in folders):
@@ -157,23 +159,29 @@ def list_folders(source: Path) -> Listing:
         elif not found:
             notices.append(Listed(f"{name}/", "empty_class", "no photo in the folder of this count"))
         else:
-            for stem, path in found:
-                places.setdefault(stem, []).append((path, int(name)))
-    ids, paths, counts = [], [], []
-    for stem, where in places.items():
-        if len(where) == 1:
-            ids.append(stem)
-            paths.append(where[0][0])
-            counts.append(where[0][1])
-        else:
+            photos += [(name, stem, path) for stem, path in found]
+    folders_of: dict[str, set[str]] = {}
+    for name, stem, _ in photos:
+        folders_of.setdefault(stem, set()).add(name)
+    shared = {stem for stem, names in folders_of.items() if len(names) > 1}
+    places: dict[str, list[tuple[str, int]]] = {}
+    for name, stem, path in photos:
+        identity = f"{name}-{stem}" if stem in shared else stem
+        places.setdefault(identity, []).append((path, int(name)))
+    if shared:
+        reason = f"{len(shared)} names such as {min(shared)} lie in several folders; their ids are COUNT-NAME"
+        notices.append(Listed("count folders", "numbered_per_folder", reason))
+    for identity, where in places.items():
+        if len(where) > 1:
             everywhere = ", ".join(path for path, _ in where)
-            rejected += [Listed(path, "duplicate_id", f"id {stem} lies at {everywhere}") for path, _ in where]
+            rejected += [Listed(path, "duplicate_id", f"id {identity} lies at {everywhere}") for path, _ in where]
+    single = {identity: where[0] for identity, where in places.items() if len(where) == 1}
     return Listing(
         source,
         {"layout": "folders"},
-        pa.array(ids, pa.string()),
-        pa.array(paths, pa.string()),
-        counts=pa.array(counts, pa.int32()),
+        pa.array(single.keys(), pa.string()),
+        pa.array([path for path, _ in single.values()], pa.string()),
+        counts=pa.array([count for _, count in single.values()], pa.int32()),
         rejected=rejected,
         notices=notices,
     )

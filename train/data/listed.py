@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from bundle import durable
+from train.data.disk import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,10 +37,12 @@ def write_listed(path: Path, entries: Iterable[Listed]) -> None:
         entries: What to list.
 
     Raises:
-        OSError: The disk refused.
+        ConfigError: The destination cannot be written.
+        DiskError: The disk is full.
     """
     lines = [json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in sorted(entries)]
-    durable.write_bytes(path, "".join(lines).encode())
+    with writing(path):
+        durable.write_bytes(path, "".join(lines).encode())
 
 
 def count_kinds(entries: Iterable[Listed]) -> dict[str, int]:

@@ -267,7 +267,8 @@ class Dataset:
             The dataset as it now stands on disk.
 
         Raises:
-            OSError: The disk refused; the old manifest is then still there.
+            ConfigError: The folder cannot be written.
+            DiskError: The disk is full; the old manifest is then still there.
         """
         return replace(self.preview(table, note), digest=write_manifest(self.folder, table, note))
 

@@ -122,12 +122,14 @@ def write_report(dataset: Dataset, path: Path) -> Findings:
         What it shows.
 
     Raises:
-        OSError: The disk refused.
+        ConfigError: The file cannot be written.
+        DiskError: The disk is full.
     """
     from train.data.report_page import render
 
     found = examine(dataset)
-    durable.write_bytes(path, render(found).encode())
+    with writing(path):
+        durable.write_bytes(path, render(found).encode())
     return found
 
 

@@ -138,8 +138,9 @@ def write_shards(dataset: Dataset, out: Path, options: ShardOptions | None = Non
     options = options or ShardOptions()
     if not (16 <= options.size <= 4096 and 1 <= options.quality <= 100 and options.photos_per_shard >= 1):  # noqa: PLR2004
         raise ConfigError("shard options are out of range", got=options, expected="size 16..4096, quality 1..100")
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, dataset, options)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _claim(out, dataset, options)
     names, members = _layout(dataset, options)
     tasks = (_task(dataset, out / name, rows, options) for name, rows in zip(names, members, strict=True))
     workers = min(options.workers or os.cpu_count() or 1, len(names))
@@ -165,7 +166,8 @@ def write_shards(dataset: Dataset, out: Path, options: ShardOptions | None = Non
     ).cast(INDEX)
     sink = pa.BufferOutputStream()
     pq.write_table(index, sink, compression="zstd", use_dictionary=["split"])
-    durable.write_bytes(out / INDEX_NAME, sink.getvalue().to_pybytes())
+    with writing(out):
+        durable.write_bytes(out / INDEX_NAME, sink.getvalue().to_pybytes())
     return out
 
 
