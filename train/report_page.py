@@ -1,12 +1,12 @@
-"""The look of a run's report: findings in, HTML out. No files are read or written here but the style sheet."""
+"""The look of a run's report: findings in, HTML out. No files are read or written here."""
 
 from __future__ import annotations
 
 from html import escape
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from train.data.charts import Frame
+from train.data.page import document
 from train.reliability import area_under_risk_coverage, reliability_bins, risk_coverage
 from train.report_charts import confusion_table, curves, reliability
 
@@ -37,7 +37,6 @@ def render(found: RunReport) -> str:
     Returns:
         A whole HTML document that needs no other file and no network.
     """
-    style = resources.files("train.data").joinpath("report.css").read_text(encoding="utf-8")
     body = [
         _head(found),
         _rules(found),
@@ -48,12 +47,7 @@ def render(found: RunReport) -> str:
         _samples(found),
         f"<footer>configuration <code>{found.config.digest()}</code></footer>",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(found.name)}: training report</title><style>{style}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return document(f"{found.name}: training report", body)
 
 
 def _head(found: RunReport) -> str:

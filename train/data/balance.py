@@ -11,7 +11,6 @@ Balancing is for training splits. A balanced test split measures a world that do
 photos of the rare classes, is in `train.data.download` (`quota`).
 """
 
-
 from __future__ import annotations
 
 import json
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from bundle import durable
 from bundle.errors import ConfigError, InputError
+from train.data.disk import writing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +140,8 @@ def write_sampling(dataset: Dataset, sampling: Sampling, note: dict[str, object]
         The file.
 
     Raises:
-        OSError: The disk refused.
+        ConfigError: The dataset folder cannot be written.
+        DiskError: The disk is full.
     """
     remembered = json.dumps({"dataset": dataset.digest, **note}, sort_keys=True)
     table = pa.table({"row": sampling.rows, "weight": sampling.weights})

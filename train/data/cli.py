@@ -68,7 +68,8 @@ data.add_command(shards)
               help="Leave the photos where they are, or bring them into the dataset folder.")  # fmt: skip
 @click.option("--no-pixels", is_flag=True, help="Do not open the photos: no hashes, sizes or blur.")
 @click.option("--no-split", is_flag=True, help="Do not split. Default: grouped, 80/10/10.")
-@click.option("--overwrite", is_flag=True, help="Replace the dataset that is in --out.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace the dataset that is in --out, and the photos brought along with it.")  # fmt: skip
 @WORKERS_OPTION
 @JSON_OPTION
 def import_command(  # noqa: PLR0913 - one parameter per option

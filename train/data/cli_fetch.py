@@ -12,11 +12,12 @@ import numpy as np
 from bundle.errors import ConfigError, DeliveryError
 from train.data import balance as balancing
 from train.data.bucket import PUBLIC_BUCKET, PUBLIC_REGION, Bucket, BucketOptions
-from train.data.download import MISSING_NAME, Downloaded, DownloadOptions
+from train.data.download import DownloadOptions
 from train.data.download import download as fetch
 from train.data.manifest import Dataset
 from train.data.progress import progress
 from train.data.selection import Selection, parse_counts, read_file_list, read_ids
+from train.data.tally import MISSING_NAME, Downloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

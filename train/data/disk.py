@@ -1,4 +1,4 @@
-"""What the system says about writing, in words that tell who must act: a full disk may pass, a wrong folder does not."""
+"""What the system says about writing, in words that tell who must act: a full disk may pass, a wrong folder not."""
 
 from __future__ import annotations
 

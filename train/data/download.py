@@ -26,15 +26,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bundle import durable
-from bundle.errors import BintallyError, DeliveryError, InputError
+from bundle.errors import BintallyError, InputError
 from train.data.abid import parse_sidecar
 from train.data.bucket import InterruptedTransferError, RefusedError
+from train.data.disk import writing
 from train.data.landing import Seen, locked, sweep, write_whole
-from train.data.listed import Listed, write_listed
+from train.data.listed import Listed
 from train.data.selection import Picker
+from train.data.tally import Photo, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,13 +44,11 @@ if TYPE_CHECKING:
 
     from train.data.bucket import Bucket
     from train.data.selection import Selection
+    from train.data.tally import Downloaded
 
 PHOTOS = "bin-images"
 RECORDS = "metadata"
-MISSING_NAME = "missing.jsonl"
-REMARKS_NAME = "remarks.jsonl"
 _STATE = ".download"
-_FAILURES_IN_A_ROW = 20
 _OBJECTS_PER_PHOTO = 2
 _Result = TypeVar("_Result")
 
@@ -72,51 +72,6 @@ class DownloadOptions:
     on_progress: Callable[[int, int, int], None] | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """What a run did.
-
-    Attributes:
-        photos: Wanted photos that are there now, with their records.
-        fetched: Objects that this run fetched.
-        present: Objects that were there already.
-        bytes: Bytes that this run fetched.
-        looked_up: Photos whose record was read and that were not wanted.
-        by_count: Photos that are there now, by count.
-        missing: What could not be fetched.
-        remarks: Records that contradict the list they were chosen from.
-        seconds: Time taken.
-    """
-
-    photos: int
-    fetched: int
-    present: int
-    bytes: int
-    looked_up: int
-    by_count: dict[int, int]
-    missing: tuple[Listed, ...]
-    remarks: tuple[Listed, ...]
-    seconds: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the summary for programs.
-
-        Returns:
-            Numbers; `missing` and `remarks` as numbers too, their lists lie in the folder.
-        """
-        return {
-            "photos": self.photos,
-            "fetched": self.fetched,
-            "present": self.present,
-            "bytes": self.bytes,
-            "looked_up": self.looked_up,
-            "by_count": {str(count): number for count, number in sorted(self.by_count.items())},
-            "missing": len(self.missing),
-            "remarks": len(self.remarks),
-            "seconds": round(self.seconds, 3),
-        }
-
-
 def download(bucket: Bucket, out: Path, selection: Selection, options: DownloadOptions | None = None) -> Downloaded:
     """Fetch what is wanted and not there yet.
 
@@ -130,20 +85,21 @@ def download(bucket: Bucket, out: Path, selection: Selection, options: DownloadO
         What was done. `missing` is not empty when single objects could not be fetched.
 
     Raises:
-        ConfigError: Another download is writing into `out`.
+        ConfigError: Another download is writing into `out`, or `out` cannot be written.
         DeliveryError: The endpoint refuses or fails everything, or the disk is full. What is there is whole.
     """
-    options = options or DownloadOptions()
-    for folder in (out / PHOTOS, out / RECORDS, out / _STATE):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(out / _STATE / "lock"):
-        for folder in (out / PHOTOS, out / RECORDS):
-            sweep(folder)
-        run = _Run(bucket, out, selection, options)
-        try:
-            return run.work()
-        finally:
-            run.write_lists()
+    tally = Tally()
+    # The bucket translates the errors of the network itself, so what is left of OSErrors comes from the folder.
+    with writing(out):
+        for folder in (out / PHOTOS, out / RECORDS, out / _STATE):
+            folder.mkdir(parents=True, exist_ok=True)
+        with locked(out / _STATE / "lock"):
+            for folder in (out / PHOTOS, out / RECORDS):
+                sweep(folder)
+            try:
+                return _Run(bucket, out, selection, options or DownloadOptions(), tally).work()
+            finally:
+                tally.write_lists(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +112,15 @@ class _Record:
     problem: Listed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Photo:
-    """What came of one wanted photo and its record."""
-
-    count: int
-    fetched: int
-    present: int
-    bytes: int
-    problem: Listed | None
-
-
 class _Run:
     """One call of `download`: a main thread that decides, and a pool that fetches."""
 
-    def __init__(self, bucket: Bucket, out: Path, selection: Selection, options: DownloadOptions) -> None:
+    def __init__(self, bucket: Bucket, out: Path, selection: Selection, options: DownloadOptions, tally: Tally) -> None:
         self._bucket, self._out, self._selection, self._options = bucket, out, selection, options
+        self._tally = tally
         self._picker = Picker(selection)
         self._stop = threading.Event()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, hides nothing
-        self._missing: list[Listed] = []
-        self._remarks: list[Listed] = []
-        self._by_count: dict[int, int] = {}
-        self._counts = {"fetched": 0, "present": 0, "bytes": 0, "looked_up": 0}
-        self._failures_in_a_row = 0
         self._total = 0
 
     def work(self) -> Downloaded:
@@ -197,21 +138,7 @@ class _Run:
             seen.close()
             for folder in (PHOTOS, RECORDS):
                 durable.fsync_dir(self._out / folder)
-        return Downloaded(
-            photos=sum(self._by_count.values()),
-            by_count=self._by_count,
-            missing=tuple(self._missing),
-            remarks=tuple(self._remarks),
-            seconds=time.monotonic() - started,
-            **self._counts,
-        )
-
-    def write_lists(self) -> None:
-        """Say what is missing, also when the work was broken off."""
-        # A disk too full for the lists is too full for photos as well: that error is on its way already.
-        with suppress(OSError):
-            write_listed(self._out / MISSING_NAME, self._missing)
-            write_listed(self._out / REMARKS_NAME, self._remarks)
+        return self._tally.summary(time.monotonic() - started)
 
     def _names(self) -> list[str]:
         if self._selection.ids is not None:
@@ -235,7 +162,7 @@ class _Run:
         """Look up records in order, decide in order, fetch photos in any order."""
         window = 2 * self._options.connections
         records: deque[Future[_Record]] = deque()
-        photos: deque[Future[_Photo]] = deque()
+        photos: deque[Future[Photo]] = deque()
         upcoming = (name for name in names if not self._known_unwanted(name, seen))
         while not self._picker.full:
             # No more look-ups under way than photos still wanted: a second run then asks for nothing that it has.
@@ -258,47 +185,30 @@ class _Run:
         """Whether an earlier run looked this photo up, and its count is not wanted now either."""
         count = seen.counts.get(name)
         unwanted = count is not None and not self._selection.fits(count)
-        self._counts["looked_up"] += unwanted
+        self._tally.looked_up += unwanted
         return unwanted
 
     def _wanted(self, record: _Record, seen: Seen) -> bool:
         """Note what came of a record, and decide on its photo."""
         if record.problem is not None:
-            self._failed(record.problem)
+            self._tally.failed(record.problem)
             return False
-        self._failures_in_a_row = 0
+        self._tally.worked()
         if not self._picker.take(record.count):
-            self._counts["looked_up"] += 1
+            self._tally.looked_up += 1
             if not self._selection.fits(record.count):
                 seen.add(record.name, record.count)
             return False
         claimed = self._selection.claimed.get(record.name, record.count)
         if claimed != record.count:
             reason = f"the list says {claimed}, the record says {record.count}; the record wins"
-            self._remarks.append(Listed(f"{RECORDS}/{record.name}.json", "count_differs", reason))
+            self._tally.remark(Listed(f"{RECORDS}/{record.name}.json", "count_differs", reason))
         return True
 
-    def _arrived(self, photo: _Photo) -> None:
-        self._counts["fetched"] += photo.fetched
-        self._counts["present"] += photo.present
-        self._counts["bytes"] += photo.bytes
-        if photo.problem is not None:
-            self._failed(photo.problem)
-            return
-        self._failures_in_a_row = 0
-        self._by_count[photo.count] = self._by_count.get(photo.count, 0) + 1
-        if self._options.on_progress is not None:
-            self._options.on_progress(sum(self._by_count.values()), self._total, self._counts["bytes"])
-
-    def _failed(self, problem: Listed) -> None:
-        self._missing.append(problem)
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= _FAILURES_IN_A_ROW:
-            raise DeliveryError(
-                f"{self._failures_in_a_row} objects in a row could not be fetched, the last one {problem.name}",
-                got=problem.reason,
-                fix="Check the bucket, the endpoint and the network, then run the same command again.",
-            )
+    def _arrived(self, photo: Photo) -> None:
+        self._tally.arrived(photo)
+        if photo.problem is None and self._options.on_progress is not None:
+            self._options.on_progress(self._tally.photos, self._total, self._tally.bytes)
 
     def _record(self, name: str) -> _Record:
         """Have the record of a photo: from disk, or from the bucket. Runs in the pool."""
@@ -311,7 +221,7 @@ class _Run:
         except BintallyError as exc:
             return _Record(name, problem=_problem(key, exc))
 
-    def _photo(self, record: _Record) -> _Photo:
+    def _photo(self, record: _Record) -> Photo:
         """Have a wanted photo and its record on disk. Runs in the pool."""
         fetched = size = 0
         if record.data is not None:
@@ -328,7 +238,7 @@ class _Run:
                 write_whole(self._out / key, data)
                 fetched, size = fetched + 1, size + len(data)
         present = 0 if problem else _OBJECTS_PER_PHOTO - fetched
-        return _Photo(record.count, fetched, present, size, problem)
+        return Photo(record.count, fetched, present, size, problem)
 
     def _retry(self, call: Callable[[], _Result]) -> _Result:
         """Call until it works, is refused, or was tried often enough."""

@@ -136,9 +136,9 @@ def list_folders(source: Path) -> Listing:
         source: Folder with folders named `0`, `1`, `2` ...
 
     Returns:
-        Their photos. Files are often numbered anew in each folder (`1/00000.jpg`, `2/00000.jpg`), so a name that lies in
-        several folders gets the folder into its id (`1-00000`, `2-00000`); the other names are ids as they are, because
-        the number may be the bin's.
+        Their photos. Files are often numbered anew in each folder (`1/00000.jpg`, `2/00000.jpg`), so a name that lies
+        in several folders gets the folder into its id (`1-00000`, `2-00000`); the other names are ids as they are,
+        because the number may be the bin's.
 
     Raises:
         InputError: There is no folder named by a count.
@@ -160,10 +160,7 @@ def list_folders(source: Path) -> Listing:
             notices.append(Listed(f"{name}/", "empty_class", "no photo in the folder of this count"))
         else:
             photos += [(name, stem, path) for stem, path in found]
-    folders_of: dict[str, set[str]] = {}
-    for name, stem, _ in photos:
-        folders_of.setdefault(stem, set()).add(name)
-    shared = {stem for stem, names in folders_of.items() if len(names) > 1}
+    shared = _stems_in_several_folders(photos)
     places: dict[str, list[tuple[str, int]]] = {}
     for name, stem, path in photos:
         identity = f"{name}-{stem}" if stem in shared else stem
@@ -185,6 +182,14 @@ def list_folders(source: Path) -> Listing:
         rejected=rejected,
         notices=notices,
     )
+
+
+def _stems_in_several_folders(photos: list[tuple[str, str, str]]) -> set[str]:
+    """Find names that say nothing without their folder. Takes (folder, stem, path)."""
+    folders: dict[str, set[str]] = {}
+    for name, stem, _ in photos:
+        folders.setdefault(stem, set()).add(name)
+    return {stem for stem, names in folders.items() if len(names) > 1}
 
 
 def _is_count(name: str) -> bool:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import ProgressColumn
+
 _LOG_EVERY_S = 10.0
 
 
@@ -28,24 +30,9 @@ def progress(what: str, *, show_bytes: bool = False) -> Iterator[Callable[..., N
         yield _lines(what)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress
 
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *([TextColumn("{task.fields[megabytes]:.0f} MB")] if show_bytes else []),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    ]
+    columns = bar_columns(*(["{task.fields[megabytes]:.0f} MB"] if show_bytes else []))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, megabytes=0.0)
 
@@ -53,6 +40,28 @@ def progress(what: str, *, show_bytes: bool = False) -> Iterator[Callable[..., N
             bar.update(task, completed=done, total=total, megabytes=moved / 1e6)
 
         yield update
+
+
+def bar_columns(*notes: str) -> list[ProgressColumn]:
+    """Say what a bar shows: what is done, how much of it, the time taken and left.
+
+    Args:
+        notes: Further texts at its end, in the format of rich.
+
+    Returns:
+        Columns for a `rich.progress.Progress`.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        *(TextColumn(note) for note in notes),
+    ]
 
 
 def _lines(what: str) -> Callable[..., None]:

@@ -19,6 +19,7 @@ from bundle.errors import InputError
 from train.data import grouping
 from train.data.audit import Audit, audit, neighbours_of
 from train.data.columns import NOTICES_NAME, REJECTED_NAME
+from train.data.disk import writing
 from train.data.identity import equal_texts
 from train.data.listed import Listed
 

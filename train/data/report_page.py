@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from train.data.audit import describe
 from train.data.charts import Frame, bubbles, histogram, number, stacked_bars
 from train.data.listed import count_kinds
+from train.data.page import document
 from train.data.report import BLURRED_BELOW, TOP_CLASS
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def render(found: Findings) -> str:
     Returns:
         A whole HTML document that needs no other file and no network.
     """
-    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     body = [
         _head(found),
         _verdict(found),
@@ -50,12 +49,7 @@ def render(found: Findings) -> str:
         _lists(found),
         f"<footer>sha256 of manifest.parquet: <code>{found.digest}</code><br>{escape(_how(found))}</footer>",
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(found.name)}: dataset report</title><style>{style}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return document(f"{found.name}: dataset report", body)
 
 
 def _how(found: Findings) -> str:

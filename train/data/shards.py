@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from bundle import durable, images, preprocess
 from bundle.errors import ConfigError, InputError
 from bundle.manifest import Preprocessing
+from train.data.disk import writing
 from train.data.workers import run_in_order
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def write_shards(dataset: Dataset, out: Path, options: ShardOptions | None = Non
         `out`.
 
     Raises:
-        ConfigError: An option is out of range.
+        ConfigError: An option is out of range, or `out` cannot be written.
         InputError: `out` holds shards of something else, or a photo has changed or vanished since the import.
-        OSError: The disk refused.
+        DiskError: The disk is full.
     """
     options = options or ShardOptions()
     if not (16 <= options.size <= 4096 and 1 <= options.quality <= 100 and options.photos_per_shard >= 1):  # noqa: PLR2004

@@ -85,7 +85,9 @@ def test_audit_exit_code_of_the_program_is_65(folder: Path, repository: Path) ->
         check=False,
     )
     assert done.returncode == 65
-    assert json.loads(done.stdout)["leaks"] > 0
+    audit, error = map(json.loads, done.stdout.splitlines())
+    assert audit["leaks"] > 0
+    assert error["exit_code"] == done.returncode
     assert "leaks" in done.stderr
 
 

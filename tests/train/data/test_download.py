@@ -17,9 +17,10 @@ from tests.simulators.object_store import CREDENTIALS, MotoStore
 from tests.train.data.bucket_simulator import BucketSimulator, Fault
 from tests.train.data.sources import AbidSource
 from train.data.bucket import Bucket, BucketOptions
-from train.data.download import MISSING_NAME, REMARKS_NAME, Downloaded, DownloadOptions, download
+from train.data.download import DownloadOptions, download
 from train.data.landing import locked
 from train.data.selection import Selection
+from train.data.tally import MISSING_NAME, REMARKS_NAME, Downloaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -259,6 +260,12 @@ def test_download_into_a_folder_in_use_is_refused(server: BucketSimulator, tmp_p
     (tmp_path / ".download").mkdir()
     with locked(tmp_path / ".download" / "lock"), pytest.raises(ConfigError, match="another download"):
         _run(server, tmp_path)
+
+
+def test_download_into_a_place_that_is_no_folder_says_what_to_do(server: BucketSimulator, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/out cannot be written: got Not a directory.*Choose another"):
+        _run(server, tmp_path / "file" / "out")
 
 
 def test_download_interrupted_by_the_user_stops_all_threads_and_keeps_whole_files(

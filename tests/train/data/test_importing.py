@@ -168,7 +168,7 @@ def test_import_nothing_usable_fails_naming_reasons(tmp_path: Path) -> None:
     source.write("bin-images/00001.jpg", b"text")
     with pytest.raises(InputError, match=r"no usable photo.*00001"):
         _import(source.folder, tmp_path / "set")
-    assert not (tmp_path / "set").exists()
+    assert not list((tmp_path / "set").iterdir())
 
 
 def test_import_onto_a_dataset_is_refused_without_overwrite(tmp_path: Path) -> None:
@@ -203,26 +203,11 @@ def test_import_from_standard_input_without_main_guard_works(tmp_path: Path, rep
     assert done.stdout.strip() == "140"
 
 
-@pytest.mark.parametrize("files", ["link", "copy"])
-def test_import_can_bring_the_photos_along(tmp_path: Path, files: str) -> None:
-    source = pairs_source(tmp_path / "source", bins=2)
-    options = ImportOptions(files="link" if files == "link" else "copy", workers=1)
-    done = import_listing(list_abid(source.folder), tmp_path / "set", options)
-    place = done.dataset.path_of(0)
-    assert place.is_relative_to(tmp_path / "set")
-    assert place.read_bytes() == source.photos["00001"]
-    assert (place.stat().st_nlink == 2) == (files == "link")
-    (tmp_path / "set").rename(tmp_path / "moved")
-    assert Dataset.open(tmp_path / "moved").path_of(0).exists()
-    # The photos' place is no part of the identity.
-    assert done.dataset.digest == _import(source.folder, tmp_path / "other").dataset.digest
-
-
 def test_import_folders_labels_by_folder_and_lists_the_rest(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name, files in {
         "1": ["a.jpg", "b.jpg", "both.jpg"],
-        "2": ["c.jpg", "both.jpg"],
+        "2": ["c.jpg", "both.jpg", "two.jpg", "two.png"],
         "3": [],
         "x": ["d.jpg"],
     }.items():
@@ -237,15 +222,43 @@ def test_import_folders_labels_by_folder_and_lists_the_rest(tmp_path: Path) -> N
         "a": 1,
         "b": 1,
         "c": 2,
+        "1-both": 1,
+        "2-both": 2,
     }
     assert _kinds(done) == {
-        "1/both.jpg": "duplicate_id",
-        "2/both.jpg": "duplicate_id",
+        "2/two.jpg": "duplicate_id",
+        "2/two.png": "duplicate_id",
         "x/d.jpg": "count_out_of_range",
         "20000/e.jpg": "count_out_of_range",
         "readme.md": "not_in_a_class",
     }
-    assert [(entry.name, entry.kind) for entry in done.notices] == [("3/", "empty_class")]
+    assert [(entry.name, entry.kind) for entry in done.notices] == [
+        ("3/", "empty_class"),
+        ("count folders", "numbered_per_folder"),
+    ]
+
+
+def test_import_folders_numbered_anew_in_each_takes_every_photo(tmp_path: Path) -> None:
+    for count in range(3):
+        (tmp_path / "source" / str(count)).mkdir(parents=True)
+        for number in range(4 + count):
+            (tmp_path / "source" / str(count) / f"{number:05d}.jpg").write_bytes(jpeg(100 * count + number))
+    done = import_listing(list_folders(tmp_path / "source"), tmp_path / "set", ImportOptions(workers=1))
+    assert done.rejected == ()
+    labels = dict(zip(done.dataset.ids.to_pylist(), done.dataset.counts.tolist(), strict=True))
+    # 00005 lies in the folder of count 2 alone.
+    expected = {f"{count}-{number:05d}": count for count in range(3) for number in range(min(4 + count, 5))}
+    assert labels == expected | {"00005": 2}
+
+
+def test_import_same_file_with_two_counts_is_remarked(tmp_path: Path) -> None:
+    source = AbidSource(tmp_path / "source")
+    source.add("00001", 1, ["A"], data=jpeg(1))
+    source.add("00002", 2, ["B"], data=jpeg(1))
+    source.add("00003", 2, ["B"], data=jpeg(3))
+    (entry,) = (entry for entry in _import(source.folder, tmp_path / "set").notices if entry.kind == "two_labels")
+    assert entry.name == "bin-images/00001.jpg"
+    assert "bin-images/00002.jpg" in entry.reason
 
 
 def test_import_csv_takes_columns_and_lists_bad_lines(tmp_path: Path) -> None:
