@@ -52,17 +52,23 @@ class Count:
     interval: Interval | None = None
 
 
-def posterior_from_logits(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Softmax of logits / temperature, without overflow.
+def posterior_from_logits(
+    logits: NDArray[np.float32], temperature: float, ordinal: tuple[float, float] | None = None
+) -> NDArray[np.float64]:
+    """Softmax of logits / temperature + tilt * u + curvature * u^2, without overflow; u runs from -1 to 1.
 
     Args:
         logits: float32, (N, K), finite.
         temperature: Above 0; above 1 flattens.
+        ordinal: Tilt (above 0 favours high counts) and curvature (above 0 favours both ends), or None.
 
     Returns:
         float64, (N, K), rows sum to 1.
     """
     scaled = logits.astype(np.float64) / temperature
+    if ordinal is not None:
+        along = np.linspace(-1, 1, logits.shape[1])
+        scaled += ordinal[0] * along + ordinal[1] * along**2
     scaled -= scaled.max(axis=1, keepdims=True)
     exponential = np.exp(scaled)
     return np.asarray(exponential / exponential.sum(axis=1, keepdims=True))
@@ -173,7 +179,8 @@ class Counter:
             raise InputError("nothing to count", got="no frames", expected="at least one")
         spec = self.bundle.manifest.preprocessing
         tensor = np.stack([preprocess(image, spec) for image in images_bgr])
-        return posterior_from_logits(self.engine.infer(tensor), self.bundle.manifest.calibration.temperature)
+        calibration = self.bundle.manifest.calibration
+        return posterior_from_logits(self.engine.infer(tensor), calibration.temperature, calibration.ordinal)
 
     def count(self, images_bgr: Sequence[NDArray[np.uint8]]) -> Count:
         """Count one bin from the frames of one visit.

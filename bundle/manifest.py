@@ -18,6 +18,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Triple = tuple[float, float, float]
+Tilt = Annotated[float, Field(ge=-50.0, le=50.0)]
 
 _COUNT_CLASS = re.compile(r"^(0|[1-9][0-9]{0,3})(\+?)$")
 
@@ -184,6 +185,7 @@ class Calibration(_Strict):
 
     Attributes:
         temperature: Logits are divided by it before the softmax.
+        ordinal: Tilt and curvature: what is added to the divided logits along the order of the classes, or None.
         threshold: A count is confident when its probability is at least this.
         fitted_on: Role of the model whose outputs were used.
         promise: What the threshold guarantees, or None when the data could not support a promise.
@@ -192,6 +194,7 @@ class Calibration(_Strict):
     """
 
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    ordinal: tuple[Tilt, Tilt] | None = None
     threshold: Share = 0.5
     fitted_on: Literal["reference", "cpu", "tensorrt"] = "reference"
     promise: Promise | None = None

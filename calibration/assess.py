@@ -130,8 +130,8 @@ def cross_fit(data: Labelled, wish: Wish, *, folds: int = FOLDS, seed: int = 0) 
             continue
         fitted = wish.fit(data.take(np.flatnonzero(fold != held_out)), "cpu")
         part = data.take(rows)
-        posterior[rows] = part.posteriors(fitted.temperature)
-        top, _ = tops(part, fitted.temperature)
+        posterior[rows] = part.posteriors(fitted.temperature, fitted.ordinal)
+        top, _ = tops(part, fitted.temperature, fitted.ordinal)
         confident[rows] = (top >= fitted.threshold) & (fitted.threshold < 1)
         if fitted.interval is not None:
             member = np.stack([mass_before(row) for row in posterior[rows]]) <= fitted.interval.mass

@@ -116,7 +116,10 @@ def _as_text(refitted: Refitted) -> str:
 
     calibration, unseen = refitted.calibration, refitted.unseen
     error = calibration_error(unseen.posterior, unseen.truth)
-    lines = [f"temperature {calibration.temperature:.3f}, calibration error {refitted.raw_error:.3f} -> {error:.3f}"]
+    lean = "" if calibration.ordinal is None else ", tilt {:+.2f}, curvature {:+.2f}".format(*calibration.ordinal)
+    lines = [
+        f"temperature {calibration.temperature:.3f}{lean}, calibration error {refitted.raw_error:.3f} -> {error:.3f}"
+    ]
     promise = calibration.promise
     if promise is None:
         lines.append("no promise: nothing is called confident")

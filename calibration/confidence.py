@@ -5,7 +5,8 @@ fixed-sequence testing with several starts (learn then test, Angelopoulos et al.
 to loose, each with a Clopper-Pearson bound, and the first failure ends the walk. Four walks start at 1, 3, 9 and 27
 times the fewest visits that could pass, each with a quarter of the error probability, so that one unlucky visit among
 the surest does not end the search; the confidence holds for the loosest threshold found although many were tried.
-Visits must be independent of training: use a grouped split.
+Visits must be independent of training: use a grouped split. One approximation is made knowingly: the temperature is one
+number fitted on the same visits, and the bound takes it as given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bundle.manifest import Calibration, Promise
 from calibration.bounds import frames_needed, supports
 from calibration.conformal import fit_interval, fit_mismatch
 from calibration.labelled import Labelled
+from calibration.scaling import fit_scaling, fit_temperature, negative_log_likelihood
 
 __all__ = [
     "NEVER",
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_TEMPERATURES = (0.05, 20.0)
 _STARTS = (1, 3, 9, 27)
 _FEWEST_SEEN = 10
 _MOST_VISITS = 1_000_000
@@ -45,43 +46,13 @@ NEVER = 1.0
 """Threshold at which nothing is confident: what an unsupported promise leads to."""
 
 
-def negative_log_likelihood(data: Labelled, temperature: float) -> float:
-    """Mean of -log p(truth) at a temperature.
-
-    Args:
-        data: Labelled outputs.
-        temperature: Above 0.
-
-    Returns:
-        Nats per visit.
-    """
-    likelihood = data.posteriors(temperature)[np.arange(len(data)), data.truth]
-    return float(-np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean())
-
-
-def fit_temperature(data: Labelled, iterations: int = 60) -> float:
-    """Temperature with the smallest negative log-likelihood, by golden-section search on its logarithm.
-
-    Args:
-        data: Labelled outputs.
-        iterations: Of the search; 60 leave an error below 1e-11 of the range.
-
-    Returns:
-        A temperature in 0.05..20.
-    """
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = (math.log(bound) for bound in _TEMPERATURES)
-    for _ in range(iterations):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if negative_log_likelihood(data, math.exp(left)) <= negative_log_likelihood(data, math.exp(right)):
-            high = right
-        else:
-            low = left
-    return math.exp((low + high) / 2)
-
-
 def find_threshold(
-    data: Labelled, temperature: float, *, risk: float, confidence: float
+    data: Labelled,
+    temperature: float,
+    *,
+    risk: float,
+    confidence: float,
+    ordinal: tuple[float, float] | None = None,
 ) -> tuple[float, Promise] | None:
     """Loosest threshold whose error bound stays within the risk.
 
@@ -90,11 +61,12 @@ def find_threshold(
         temperature: From `fit_temperature`.
         risk: Highest accepted share of wrong counts among the confident ones, 0..1 exclusive.
         confidence: Of the bound.
+        ordinal: From `calibration.scaling.fit_scaling`.
 
     Returns:
         The threshold and its promise, or None when the data supports none.
     """
-    top, wrong = tops(data, temperature)
+    top, wrong = tops(data, temperature, ordinal)
     share = 1 - (1 - confidence) / len(_STARTS)
     fewest = frames_needed(risk, share)
     # Where a walk starts depends on confidences alone, never on a label: that is what keeps the bound valid.
@@ -106,21 +78,31 @@ def find_threshold(
     return threshold, Promise(risk=risk, confidence=confidence, coverage=coverage, frames=len(top))
 
 
-def tops(data: Labelled, temperature: float) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def tops(
+    data: Labelled, temperature: float, ordinal: tuple[float, float] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Confidence of every visit, and whether its count is wrong.
 
     Args:
         data: Labelled outputs.
         temperature: From `fit_temperature`.
+        ordinal: From `calibration.scaling.fit_scaling`.
 
     Returns:
         float64 (V,) and bool (V,).
     """
-    posterior = data.posteriors(temperature)
+    posterior = data.posteriors(temperature, ordinal)
     return posterior.max(axis=1), posterior.argmax(axis=1) != data.truth
 
 
-def visits_needed(data: Labelled, temperature: float, *, risk: float, confidence: float) -> int | None:
+def visits_needed(
+    data: Labelled,
+    temperature: float,
+    *,
+    risk: float,
+    confidence: float,
+    ordinal: tuple[float, float] | None = None,
+) -> int | None:
     """Estimate how many labelled visits like these a promise would take at least.
 
     Args:
@@ -128,12 +110,13 @@ def visits_needed(data: Labelled, temperature: float, *, risk: float, confidence
         temperature: From `fit_temperature`.
         risk: Highest accepted share of wrong counts among the confident ones, 0..1 exclusive.
         confidence: Of the bound.
+        ordinal: From `calibration.scaling.fit_scaling`.
 
     Returns:
         Number of visits in all; None when at no threshold the share of wrong counts lies below the risk, so that more
         visits would not help.
     """
-    top, wrong = tops(data, temperature)
+    top, wrong = tops(data, temperature, ordinal)
     share = 1 - (1 - confidence) / len(_STARTS)
     needed = []
     for threshold in np.unique(_GRID):
@@ -200,14 +183,16 @@ def calibrate(
         promise, the promise is None and the threshold is 1.0: nothing is called confident. A rule that needs more
         visits than there are is None.
     """
-    temperature = fit_temperature(data)
-    found = find_threshold(data, temperature, risk=risk, confidence=confidence)
+    temperature, ordinal = fit_scaling(data)
+    posterior = data.posteriors(temperature, ordinal)
+    found = find_threshold(data, temperature, risk=risk, confidence=confidence, ordinal=ordinal)
     threshold, promise = (NEVER, None) if found is None else found
     return Calibration(
         temperature=temperature,
+        ordinal=ordinal,
         threshold=threshold,
         fitted_on=fitted_on,
         promise=promise,
-        interval=fit_interval(data.posteriors(temperature), data.truth, coverage=coverage),
-        mismatch=fit_mismatch(data.posteriors(temperature), data.truth, false_alarm=false_alarm),
+        interval=fit_interval(posterior, data.truth, coverage=coverage),
+        mismatch=fit_mismatch(posterior, data.truth, false_alarm=false_alarm),
     )

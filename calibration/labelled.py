@@ -53,16 +53,17 @@ class Labelled:
         """Number of visits."""
         return len(self.truth)
 
-    def posteriors(self, temperature: float) -> NDArray[np.float64]:
-        """What a robot would say of each visit at a temperature, its frames fused as `bundle.counter.fuse` does.
+    def posteriors(self, temperature: float, ordinal: tuple[float, float] | None = None) -> NDArray[np.float64]:
+        """What a robot would say of each visit, its frames fused as `bundle.counter.fuse` does.
 
         Args:
             temperature: Above 0.
+            ordinal: Tilt and curvature, or None; see `bundle.counter.posterior_from_logits`.
 
         Returns:
             float64, (V, K), rows sum to 1.
         """
-        frames = posterior_from_logits(self.logits, temperature)
+        frames = posterior_from_logits(self.logits, temperature, ordinal)
         if self.visits is None:
             return frames
         fused = np.zeros((len(self.truth), frames.shape[1]))

@@ -116,17 +116,18 @@ class Observed:
         truth = np.array([indices[row] for row in rows], np.int64)
         return Labelled(part.logits, truth, part.frame_visit, groups.astype(np.int64))
 
-    def posteriors(self, temperature: float) -> NDArray[np.float64]:
+    def posteriors(self, temperature: float, ordinal: tuple[float, float] | None = None) -> NDArray[np.float64]:
         """What a robot would say of each visit.
 
         Args:
             temperature: The bundle's.
+            ordinal: The bundle's.
 
         Returns:
             float64, (V, K), frames fused.
         """
         fused = np.zeros((len(self.visits), self.logits.shape[1]))
-        np.add.at(fused, self.frame_visit, posterior_from_logits(self.logits, temperature))
+        np.add.at(fused, self.frame_visit, posterior_from_logits(self.logits, temperature, ordinal))
         return np.asarray(fused / np.bincount(self.frame_visit, minlength=len(self.visits))[:, np.newaxis])
 
     def mean_view(self) -> NDArray[np.float32]:
@@ -147,7 +148,7 @@ class Observed:
         Returns:
             float64, (V, 11), in the order of `bundle.signals.SIGNALS`.
         """
-        posterior = self.posteriors(calibration.temperature)
+        posterior = self.posteriors(calibration.temperature, calibration.ordinal)
         confident = (posterior.max(axis=1) >= calibration.threshold) & (calibration.threshold < 1)
         order = np.argsort(self.frame_visit, kind="stable")
         bounds = np.searchsorted(self.frame_visit[order], np.arange(len(self.visits) + 1))

@@ -109,7 +109,7 @@ def refit_confidence(
     data = require_labels(observed, bundle)
     calibration = wish.fit(data, "reference" if entry is None else entry.role)
     unseen, raw = cross_fit(data, wish), calibration_error(data.posteriors(1.0), data.truth)
-    needed = _needed(data, calibration, wish)
+    needed = needed_for(data, calibration, wish)
     if paths.report is not None:
         subject = Subject(bundle.label, f"{len(data)} labelled visits of {paths.visits}", raw, needed)
         write_bytes(paths.report, render(subject, calibration, wish, unseen).encode())
@@ -192,11 +192,22 @@ def reference_of(observed: Observed, calibration: Calibration) -> DriftReference
     return make_reference(observed.signals(calibration, view), view)
 
 
-def _needed(data: Labelled, calibration: Calibration, wish: Wish) -> int | None:
+def needed_for(data: Labelled, calibration: Calibration, wish: Wish) -> int | None:
+    """Say how many labelled visits a promise would take at least.
+
+    Args:
+        data: Labelled outputs.
+        calibration: Fitted to them.
+        wish: What was asked for.
+
+    Returns:
+        The number, more than there are; None when there is a promise, or when more visits would hardly help.
+    """
     if calibration.promise is not None:
         return None
-    needed = visits_needed(data, calibration.temperature, risk=wish.risk, confidence=wish.confidence)
-    # An estimate below what was not enough is no help: at least a few more are needed.
+    needed = visits_needed(
+        data, calibration.temperature, risk=wish.risk, confidence=wish.confidence, ordinal=calibration.ordinal
+    )
     return None if needed is None else max(needed, len(data) + 1)
 
 

@@ -19,5 +19,6 @@ def require(*packages: str) -> None:
     for name in packages:
         if find_spec(name) is None:
             raise ConfigError(
-                f"`bintally demo` needs the package {name}", fix="Install it with: pip install '.[demo]', in the project's folder"
+                f"`bintally demo` needs the package {name}",
+                fix="Install it from the project's folder with: pip install '.[demo]'",
             )

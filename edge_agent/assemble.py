@@ -65,13 +65,21 @@ def find_bundle(section: BundleSection) -> Bundle:
         The bundle, every file hashed.
 
     Raises:
-        BundleError: There is none, or it does not verify.
+        ConfigError: There is neither a bundle nor a store.
+        BundleError: The store has no active bundle, or the bundle does not verify.
     """
     from bundle.verify import load_bundle
 
-    if (section.path / "state.json").is_file() and not (section.path / MANIFEST_NAME).is_file():
-        return Store(section.path).current()
-    return load_bundle(section.path)
+    path = section.path
+    if (path / MANIFEST_NAME).is_file():
+        return load_bundle(path)
+    if (path / "state.json").is_file() or (path / "bundles").is_dir():
+        return Store(path).current()
+    raise ConfigError(
+        f"bundle.path {path} {'is neither a bundle nor a store' if path.exists() else 'does not exist'}",
+        expected="a folder with a manifest.json, or a store of bundles",
+        fix="Correct it, or run `bintally bundle install FOLDER --store STORE` and name that store.",
+    )
 
 
 def open_counter(section: BundleSection) -> Counter:
@@ -84,8 +92,8 @@ def open_counter(section: BundleSection) -> Counter:
         A counter that is ready.
 
     Raises:
-        BundleError: There is none, or it does not verify.
-        ConfigError: No such engine.
+        BundleError: The store has no active bundle, or the bundle does not verify.
+        ConfigError: No such bundle or engine.
         EngineError: The runtime refuses it.
     """
     bundle = find_bundle(section)

@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bundle.errors import CameraError
 from edge_agent.backoff import Backoff
 from edge_agent.capture import CaptureOrder
+from edge_agent.config import shown_source
 from edge_agent.frames import (
+    MAX_MESSAGE_BYTES,
     EndMessage,
     FailureMessage,
     FrameMessage,
@@ -36,7 +39,6 @@ from edge_agent.sources import SourceKind, source_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from multiprocessing.connection import Connection
 
     import numpy as np
     from numpy.typing import NDArray
@@ -91,13 +93,28 @@ class Notice:
     problem: str = ""
 
 
+def is_readable(pipe: socket.socket, timeout_s: float = 0.0) -> bool:
+    """Tell whether a message waits.
+
+    Args:
+        pipe: To a capture process.
+        timeout_s: How long to wait for one.
+
+    Returns:
+        True also when the process is gone, which reading will tell.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1e3))
+
+
 class Camera:
     """Starts, watches and reads one capture process.
 
     Args:
         settings: Of this camera.
         preprocessing: Of the bundle, whose geometric half the capture process does.
-        command: The capture process's command line, without its three arguments.
+        command: The capture process's command line, without its two arguments.
         clock: Monotonic seconds.
 
     Raises:
@@ -118,9 +135,10 @@ class Camera:
         self.dropped = 0
         self.ended = False
         self.connected = False
-        self.connection: Connection | None = None
+        self.connection: socket.socket | None = None
         self.progress_s = clock()
         self._settings = settings
+        self._shown = shown_source(settings.source)
         self._command = tuple(command)
         self._clock = clock
         self._order = CaptureOrder(
@@ -160,7 +178,7 @@ class Camera:
             if now_s >= self._retry_at_s:
                 self._start()
             return []
-        if self.connection is not None and self.connection.poll(0):
+        if self.connection is not None and is_readable(self.connection):
             return []
         silent_s = now_s - self.progress_s
         if not self._heard and silent_s > self._settings.open_timeout_s:
@@ -171,14 +189,15 @@ class Camera:
         return []
 
     def _start(self) -> None:
-        ours, theirs = Pipe(duplex=True)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = CaptureOrder(**{**asdict(self._order), "start": self._next_index})
         self._ring.cursor = self._next_index - 1
         path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
-            [*self._command, str(self._ring.descriptor), str(theirs.fileno()), json.dumps(asdict(order))],
+            [*self._command, str(self._ring.descriptor), str(theirs.fileno())],
             pass_fds=(self._ring.descriptor, theirs.fileno()),
-            env={"OPENCV_LOG_LEVEL": "ERROR", **os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
+            # OpenCV's errors quote a camera's whole address; what failed is told by the capture process.
+            env={"OPENCV_LOG_LEVEL": "FATAL", **os.environ, "PYTHONPATH": path.rstrip(os.pathsep)},
             stdin=subprocess.DEVNULL,
             # Ctrl-C is for the agent, which then ends its cameras itself.
             start_new_session=True,
@@ -189,8 +208,9 @@ class Camera:
         self._held = 0
         self._dropped_before = self.dropped
         self.progress_s = self._started_s = self._clock()
+        ours.send(json.dumps(asdict(order)).encode())
         for slot in range(self._order.slots):
-            ours.send_bytes(bytes([slot]))
+            ours.send(bytes([slot]))
 
     def receive(self) -> Frame | list[Notice]:
         """Take the next message; call it when `connection` is readable.
@@ -201,18 +221,21 @@ class Camera:
         if self.connection is None:
             return []
         try:
-            message = decode_message(self.connection.recv_bytes(1 << 16))
-        except (EOFError, OSError):
-            return self._lose("the capture process died")
+            data = self.connection.recv(MAX_MESSAGE_BYTES)
+            message = decode_message(data) if data else None
+        except OSError:
+            message = None
         except CameraError as exc:
             return self._lose(str(exc))
+        if message is None:
+            return self._lose("the capture process died")
         self.progress_s = self._clock()
         if isinstance(message, FailureMessage):
             return self._fail(message)
         if isinstance(message, EndMessage):
             self.stop()
             self.ended = True
-            return [Notice("ended", self.name, str(self._settings.source))]
+            return [Notice("ended", self.name, self._shown)]
         return self._accept(message)
 
     def _accept(self, message: FrameMessage | RefusedMessage) -> Frame | list[Notice]:
@@ -236,7 +259,7 @@ class Camera:
         if self.connected:
             return []
         self.connected = True
-        return [Notice("back", self.name, str(self._settings.source))]
+        return [Notice("back", self.name, self._shown)]
 
     def encoded(self, frame: Frame) -> bytes:
         """Copy the file that a frame was decoded from.
@@ -260,7 +283,7 @@ class Camera:
             return
         self._ring.forget(frame.message)
         try:
-            self.connection.send_bytes(bytes([frame.message.slot]))
+            self.connection.send(bytes([frame.message.slot]))
         except OSError:
             return  # The process is dead; the next receive says so.
 
@@ -280,7 +303,7 @@ class Camera:
             return self._lose(message.problem)
         self.stop()
         self.ended = True
-        return [Notice("failed", self.name, str(self._settings.source), message.problem)]
+        return [Notice("failed", self.name, self._shown, message.problem)]
 
     def _lose(self, problem: str) -> list[Notice]:
         at_work = self._ring.cursor if not self.live and self._ring.cursor >= self._next_index else None
@@ -290,7 +313,7 @@ class Camera:
         self.stop()
         self.connected = False
         self._retry_at_s = self._clock() + self._backoff.next_s()
-        source = str(self._settings.source)
+        source = self._shown
         if poisoned and at_work is not None:
             self._next_index = at_work + 1
             return [Notice("refused", self.name, f"picture {at_work} of {source}", f"{problem} twice at this picture")]

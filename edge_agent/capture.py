@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import socket
 import sys
 import threading
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -24,6 +24,7 @@ from bundle.images import MAX_BYTES
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
 from edge_agent.frames import (
+    MAX_MESSAGE_BYTES,
     CaptureMessage,
     EndMessage,
     FailureMessage,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CaptureOrder:
-    """What a capture process is told on its command line.
+    """What a capture process is told first, over the pipe: a command line would show a camera's password to everybody.
 
     Attributes:
         source: As in the configuration, paths absolute.
@@ -107,26 +108,24 @@ class Sender:
     """The capture process's end of the pipe and the memory.
 
     Args:
-        connection: To the agent.
+        pipe: To the agent.
         ring: The shared memory.
         spec: The bundle's preprocessing, whose geometric half is done here, off the agent's core.
     """
 
-    def __init__(self, connection: Connection, ring: FrameRing, spec: Preprocessing) -> None:
-        self._connection = connection
+    def __init__(self, pipe: socket.socket, ring: FrameRing, spec: Preprocessing) -> None:
+        self._pipe = pipe
         self._ring = ring
         self._spec = spec
-        self._tokens: SimpleQueue[int] = SimpleQueue()
         self._before: NDArray[np.uint8] | None = None
-        threading.Thread(target=self._take_tokens, name="tokens", daemon=True).start()
+        threading.Thread(target=self._watch_agent, name="agent", daemon=True).start()
 
-    def _take_tokens(self) -> None:
-        try:
-            while True:
-                self._tokens.put(self._connection.recv_bytes(1)[0])
-        except (EOFError, OSError):
-            # The agent is gone. A read() that hangs in C cannot be left in any gentler way.
-            os._exit(0)
+    def _watch_agent(self) -> None:
+        """End with the agent. A read() that hangs in C cannot be left in any gentler way."""
+        poll = select.poll()
+        poll.register(self._pipe, 0)  # Nothing but the hang-up, which is always reported.
+        poll.poll()
+        os._exit(0)
 
     def wait_for_slot(self) -> int:
         """Wait until the agent hands a slot over.
@@ -134,7 +133,10 @@ class Sender:
         Returns:
             Its number.
         """
-        return self._tokens.get()
+        token = self._pipe.recv(1)
+        if not token:
+            os._exit(0)
+        return token[0]
 
     def mark(self, index: int) -> None:
         """Note which picture is being worked on, for after a crash."""
@@ -142,7 +144,7 @@ class Sender:
 
     def send(self, message: CaptureMessage) -> None:
         """Send a message to the agent."""
-        self._connection.send_bytes(encode_message(message))
+        self._pipe.send(encode_message(message))
 
     def send_picture(self, slot: int, picture: Picture, dropped: int = 0) -> None:
         """Fill a slot and hand it over.
@@ -256,12 +258,13 @@ def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_so
     """Run a capture process; it ends when the agent closes the pipe.
 
     Args:
-        arguments: Descriptor of the memory, descriptor of the pipe, the order as JSON.
+        arguments: Descriptor of the memory, descriptor of the pipe.
         choose: Opens the source for an order.
     """
-    ring_descriptor, pipe_descriptor, text = arguments
-    order = CaptureOrder(**json.loads(text))
-    sender = Sender(Connection(int(pipe_descriptor)), FrameRing(int(ring_descriptor), order.shape), order.spec)
+    ring_descriptor, pipe_descriptor = arguments
+    pipe = socket.socket(fileno=int(pipe_descriptor))
+    order = CaptureOrder(**json.loads(pipe.recv(MAX_MESSAGE_BYTES)))
+    sender = Sender(pipe, FrameRing(int(ring_descriptor), order.shape), order.spec)
     try:
         serve(choose(order), sender, order.start)
     except InputError as exc:

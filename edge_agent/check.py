@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bundle.engines.choose import ENGINES
 from bundle.errors import ConfigError
 from edge_agent.records import read_records
-from edge_agent.sources import photo_names, source_kind
+from edge_agent.sources import check_video, photo_names, source_kind
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
@@ -33,6 +33,8 @@ def check_references(config: AgentConfig) -> dict[str, str]:
     found = {"bundle": find_bundle(config.bundle).label}
     for camera in config.cameras:
         kind = source_kind(camera.source)
+        if kind == "video":
+            check_video(Path(str(camera.source)))
         size = f", {len(photo_names(Path(str(camera.source))))} photos" if kind == "folder" else ""
         found[f"camera {camera.name}"] = f"{kind}{size}"
     if config.records is not None:

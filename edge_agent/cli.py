@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ _CONFIG = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def agent() -> None:
-    r"""Run the agent on a robot, or check its configuration.
+    """Run the agent on a robot, or check its configuration.
 
     \b
     The agent turns camera frames into counts and never loses one:
@@ -50,7 +51,7 @@ def agent() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Each accepted count, then the totals, as JSON lines on stdout.")
 @click.option("--log-json", is_flag=True, help="Logs on stderr as JSON lines.")
 def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
-    r"""Count until the source ends, or until SIGTERM or Ctrl-C.
+    """Count until the source ends, or until SIGTERM or Ctrl-C.
 
     A source that ends (a folder, a video) is followed by delivery: the command returns when every count has reached
     the broker and every image its store, or after stop.drain_timeout_s. What could not be delivered stays in the
@@ -76,17 +77,28 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
 
 
 def _print_count(entry: Entry) -> None:
-    sys.stdout.write(entry.payload.decode() + "\n")
-    sys.stdout.flush()
+    _print(entry.payload.decode())
+
+
+def _print(line: str) -> None:
+    """Print a line. A reader that goes away (`| head -n 1`) ends the printing, never the counting."""
+    try:
+        click.echo(line)
+    except OSError as exc:
+        logging.getLogger(__name__).warning("stdout takes no more lines (%s); counting goes on", exc.strerror)
+        # All that is printed later, the interpreter's own flush at its end included, goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _print_totals(totals: Totals, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"totals": totals}))
+        _print(json.dumps({"totals": totals}))
         return
     width = max(map(len, totals))
     for name, value in totals.items():
-        click.echo(f"{name:<{width}}  {'-' if value is None else value}")
+        _print(f"{name:<{width}}  {'-' if value is None else value}")
 
 
 def _stop_on_signals(ready: Agent) -> None:
@@ -109,10 +121,10 @@ def _stop_on_signals(ready: Agent) -> None:
 @_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check_config(config_file: Path, *, as_json: bool) -> None:
-    r"""Check a configuration and everything that it names, and print each value with its origin.
+    """Check a configuration and everything that it names, and print each value with its origin.
 
-    Nothing is started and nothing is sent; the exit code is 0 when the agent could start. systemd runs it before the
-    agent (ExecStartPre).
+    Nothing is started and nothing is sent; the exit code is 0 when the agent could start. A systemd unit can run it
+    before the agent (ExecStartPre).
 
     \b
     Example:

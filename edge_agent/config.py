@@ -1,11 +1,13 @@
 """The agent's settings: one frozen tree, every number bounded, every unknown key refused.
 
-Secrets never stand in this tree, only the names of files that hold them. `edge_agent.config_file` reads the tree from
-TOML and words the errors.
+Secrets never stand in this tree, only the names of files that hold them; the one exception is the address of a network
+camera, which leaves the agent through `shown_source` alone. `edge_agent.config_file` reads the tree from TOML and words
+the errors.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path  # noqa: TC003 - pydantic evaluates the annotations
 from typing import Annotated, Literal
@@ -16,6 +18,21 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """One level of an MQTT topic and one folder of an object key: nothing that either would interpret."""
 
 BIN_ID_FIELDS = ("stem", "camera", "visit")
+
+_USERINFO = re.compile(r"(:/+).*@", re.DOTALL)
+"""Up to the last @, because a password may hold one, or a slash that nobody has encoded."""
+
+
+def shown_source(source: int | str) -> str:
+    """Write a source for people, logs and messages: without the user name and password of a network camera.
+
+    Args:
+        source: As in the configuration, or a text that quotes it.
+
+    Returns:
+        The same with `***` in the place of the secret.
+    """
+    return _USERINFO.sub(r"\1***@", str(source))
 
 
 class _Section(BaseModel):
@@ -67,7 +84,7 @@ class CameraSection(_Section):
 
     name: Name = "camera"
     source: int | str
-    """A folder of photos, a video file, a camera index, or a device such as /dev/video0."""
+    """A folder of photos, a video file, a camera index, a device such as /dev/video0, or an address such as rtsp://host/x."""
     bin_id: str | None = Field(default=None, min_length=1, max_length=255)
     """Template of `{stem}` (of the file), `{camera}`, `{visit}`; None is `{stem}` for folders, else `{camera}`."""
     repeat: bool = False

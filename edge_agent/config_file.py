@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from bundle.errors import ConfigError
-from edge_agent.config import AgentConfig
+from edge_agent.config import AgentConfig, shown_source
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,7 +130,7 @@ def _config_error(file: Path, exc: ValidationError) -> ConfigError:
 
 
 def _shown(problem: ErrorDetails) -> str:
-    text = repr(problem["input"])
+    text = shown_source(repr(problem["input"]))
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004 - one line of a terminal
 
 
@@ -204,4 +204,6 @@ def _settings(section: BaseModel, raw: object, prefix: str = "") -> Iterator[Set
                 yield from _settings(entry, entries[index] if index < len(entries) else None, f"{key}[{index}].")
         else:
             shown = str(value) if isinstance(value, Path) else value
+            if name == "source" and isinstance(value, str):
+                shown = shown_source(value)
             yield Setting(key, shown, "default" if given is None else "file")

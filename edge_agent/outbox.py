@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from edge_agent.outbox_file import StoreFullError
 from edge_agent.rows import Entry, StoredImage, StoredMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Literal
 
     from edge_agent.ledger import Ledger, LedgerNumbers
 
@@ -33,6 +35,9 @@ _MAX_WAITING = 64
 _IDLE_WAIT_S = 0.25
 _HOUSEKEEPING_S = 5.0
 _FULL_RETRY_S = 0.5
+_RUSH_S = 0.006
+_RUSH_ENTRIES = 8
+"""Counts that come faster than this share a commit: at most so many, waiting at most so long."""
 _SETTLE_AT = 4
 _SETTLE_AFTER_S = 2.0
 """Delivered rows wait so long for a commit that takes them along, which halves the number of fsyncs."""
@@ -118,6 +123,7 @@ class Outbox:
         self._full = False
         self._retry_s = 0.0
         self._settle_by_s = 0.0
+        self._last_commit_s = 0.0
         self._next_housekeeping_s = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -160,9 +166,14 @@ class Outbox:
         """Remove an image that the object store has confirmed."""
         self._inbox.put(_ImageDone(image, None))
 
-    def image_lost(self, image: StoredImage) -> None:
-        """Remove an image whose file is gone or altered."""
-        self._inbox.put(_ImageDone(image, "images_damaged"))
+    def image_lost(self, image: StoredImage, why: Literal["images_damaged", "images_refused"]) -> None:
+        """Remove an image whose file is gone or altered, or which the store will never take.
+
+        Args:
+            image: Which.
+            why: The drop that it is counted under.
+        """
+        self._inbox.put(_ImageDone(image, why))
 
     @property
     def is_full(self) -> bool:
@@ -242,15 +253,18 @@ class Outbox:
             _LOG.warning("the running time could not be saved, because the disk is full")
         except DeliveryError as exc:
             self.failure = exc
+        except Exception as exc:  # noqa: BLE001 - the top of the thread: the agent must learn why it ended
+            _LOG.exception("the outbox failed in an unforeseen way")
+            self.failure = DeliveryError("the outbox failed in an unforeseen way", got=f"{type(exc).__name__}: {exc}")
         finally:
             self.failure = self.failure or DeliveryError("the outbox is closed")
             self._ledger.file.close()
 
     def _step(self) -> None:
         """Do one round: take orders, commit entries, remove what is settled, hand rows on."""
-        self._collect(wait=not self._held or self._full)
+        self._collect()
         try:
-            if self._held and self._clock() >= self._retry_s:
+            if self._held and self._clock() >= self._retry_s and self._is_worth_a_commit():
                 self._commit()
             elif self._closing or len(self._delivered) >= _SETTLE_AT or self._clock() >= self._settle_by_s:
                 self._remove_delivered()
@@ -262,10 +276,19 @@ class Outbox:
         except StoreFullError as exc:
             self._on_full(exc)
 
-    def _collect(self, *, wait: bool) -> None:
-        """Take what lies in the inbox."""
+    def _is_worth_a_commit(self) -> bool:
+        """Commit at once after a quiet moment; in a rush, let a few more entries come and share the fsync."""
+        if self._closing or len(self._held) >= _RUSH_ENTRIES:
+            return True
+        return self._clock() >= self._last_commit_s + _RUSH_S
+
+    def _collect(self) -> None:
+        """Wait for orders and take what lies in the inbox."""
+        wait_s = _IDLE_WAIT_S
+        if self._held and not self._full:
+            wait_s = max(0.0, self._last_commit_s + _RUSH_S - self._clock())
         try:
-            self._sort_in(self._inbox.get(timeout=_IDLE_WAIT_S) if wait else self._inbox.get_nowait())
+            self._sort_in(self._inbox.get(timeout=wait_s) if wait_s else self._inbox.get_nowait())
             for _ in range(_MAX_WAITING):
                 self._sort_in(self._inbox.get_nowait())
         except queue.Empty:
@@ -288,9 +311,9 @@ class Outbox:
 
     def _commit(self) -> None:
         entries = self._held
-        messages, images = self._ledger.commit(entries, self._delivered)
-        self._held, self._full = [], False
-        self._note_removed()
+        with self._removing() as delivered:
+            messages, images = self._ledger.commit(entries, delivered)
+        self._held, self._full, self._last_commit_s = [], False, self._clock()
         for entry in entries:
             self._accepted[entry.kind] += 1
         self._accepted["image"] += len(images)
@@ -303,14 +326,25 @@ class Outbox:
 
     def _remove_delivered(self) -> None:
         if self._delivered:
-            self._ledger.remove_messages(self._delivered)
-            self._note_removed()
+            with self._removing() as delivered:
+                self._ledger.remove_messages(delivered)
 
-    def _note_removed(self) -> None:
-        """Let the delivery thread go on: what it has delivered is removed for good."""
-        if self._delivered:
-            self.removed += len(self._delivered)
-            self._delivered = []
+    @contextmanager
+    def _removing(self) -> Iterator[list[int]]:
+        """Hand out what was delivered, to be removed in the block; afterwards the delivery thread may go on.
+
+        Yields:
+            Ids; they are kept for the next time when the block fails.
+        """
+        # Taken away first: a reader may see too many undelivered messages for a moment, never too few.
+        taken, self._delivered = self._delivered, []
+        try:
+            yield taken
+        except BaseException:
+            self._delivered = taken
+            raise
+        if taken:
+            self.removed += len(taken)
             self.messages.wake()
 
     def _settle_rest(self) -> None:
@@ -326,8 +360,9 @@ class Outbox:
             _LOG.warning("the outbox has no room: %s", exc)
         self._full = True
         try:
-            if self._ledger.make_room(self._delivered):
-                self._note_removed()
+            with self._removing() as delivered:
+                freed = self._ledger.make_room(delivered)
+            if freed:
                 return
         except StoreFullError:
             _LOG.debug("no room even to drop")

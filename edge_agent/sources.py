@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from bundle.errors import CameraError, InputError
-from bundle.images import MAX_BYTES, decode, read_bytes
+from bundle.images import MAX_BYTES, decode
+from edge_agent.config import shown_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SourceKind = Literal["folder", "video", "camera"]
+
+_TEXT_CODEC = cv2.VideoWriter.fourcc(*"ansi")
+"""FFmpeg plays a text file as a film of a terminal."""
+_WHOLE_SHARE = 0.9
+"""A video that gives fewer of its frames is broken off; counts in a container's header are off by a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ def source_kind(source: int | str) -> SourceKind:
     if path.is_file():
         return "video"
     raise InputError(
-        f"source {source} does not exist",
+        f"source {shown_source(source)} does not exist",
         expected="a folder of photos, a video file, a camera index or a /dev/video device",
         fix="Correct cameras.source in the configuration.",
     )
@@ -149,11 +155,26 @@ class FolderSource:
         captured_s, captured_mono_s = time.time(), time.monotonic()
         shown = _readable(name)
         try:
-            data = read_bytes(self._folder / name, max_bytes=MAX_BYTES)
+            data = _read_photo(self._folder / name, shown)
             image = decode(data, name=shown, max_pixels=self._max_pixels)
         except InputError as exc:
             return Unusable(index, shown, _readable(str(exc)))
         return Picture(index, shown, image, data, captured_s, captured_mono_s)
+
+
+def _read_photo(file: Path, shown: str) -> bytes:
+    """Read a photo's file, asking for its size first: reserving room for the largest one takes longer than reading."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(handle).st_size
+            if size > MAX_BYTES:
+                raise InputError(f"{shown} is too large a file", got=f"{size} bytes", expected=f"at most {MAX_BYTES}")
+            return os.read(handle, size)
+        finally:
+            os.close(handle)
+    except OSError as exc:
+        raise InputError(f"{shown} cannot be read", got=exc.strerror, fix="Check its rights.") from exc
 
 
 def _readable(text: str) -> str:
@@ -196,9 +217,10 @@ class VideoSource:
     def __init__(self, file: Path, *, repeat: bool = False) -> None:
         self._file = file
         self._repeat = repeat
+        self._promised = 0
 
     def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
-        """Yield the frames; see `Source.read`."""
+        """Yield the frames, and say of a file that breaks off that it does; see `Source.read`."""
         index, offset_s = 0, 0.0
         while True:
             position_s, before = 0.0, index
@@ -212,20 +234,39 @@ class VideoSource:
                 raise InputError(
                     f"video {self._file} has no readable frame", fix="Name another file, or convert it to H.264."
                 )
+            played = index - before
+            if before == 0 and played < _WHOLE_SHARE * self._promised:
+                if index >= start:
+                    problem = f"video {self._file} breaks off after {played} of about {self._promised} frames"
+                    yield Unusable(index, f"frame-{index:06d}", f"{problem}. Copy the file again.")
+                index += 1
             if not self._repeat:
                 return
             offset_s += position_s
 
     def _play(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
         video = cv2.VideoCapture(str(self._file))
+        self._promised = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         try:
-            while True:
+            while video.get(cv2.CAP_PROP_FOURCC) != _TEXT_CODEC:
                 done, image = video.read()
                 if not done:
                     return
                 yield np.asarray(image, dtype=np.uint8), video.get(cv2.CAP_PROP_POS_MSEC) / 1e3
         finally:
             video.release()
+
+
+def check_video(file: Path) -> None:
+    """Make sure that a file is a video that can be played.
+
+    Args:
+        file: The file.
+
+    Raises:
+        InputError: It gives no frame.
+    """
+    next(VideoSource(file).read(0, lambda _: None))
 
 
 class CameraSource:
@@ -258,7 +299,8 @@ class CameraSource:
                 done, image = camera.read()
                 if not done:
                     raise CameraError(
-                        f"camera {self._device} gives no more frames", fix="Check its cable; it is opened again."
+                        f"camera {shown_source(self._device)} gives no more frames",
+                        fix="Check its cable; it is opened again.",
                     )
                 now = time.time(), time.monotonic()
                 yield Picture(index, f"frame-{index:06d}", np.asarray(image, dtype=np.uint8), b"", *now)
@@ -270,10 +312,10 @@ class CameraSource:
         camera = cv2.VideoCapture(self._device)
         if not camera.isOpened():
             camera.release()
-            raise CameraError(
-                f"camera {self._device} cannot be opened",
-                fix="Check that it is plugged in and that this user is in group video; `ls /dev/v4l/by-id` lists them.",
-            )
+            fix = "Check that it is plugged in and that this user is in group video; `ls /dev/v4l/by-id` lists them."
+            if "://" in str(self._device):
+                fix = "Check the address, its user name and password, and the network."
+            raise CameraError(f"camera {shown_source(self._device)} cannot be opened", fix=fix)
         for wish, value in self._wishes.items():
             if value is not None:
                 camera.set(wish, value)

@@ -1,6 +1,6 @@
 """Threads that must not die: supervision, and waking a thread that waits on a socket.
 
-This is one of the two places in the agent that catch every exception: a delivery thread that fails for a reason nobody
+This is one of the few places in the agent that catch every exception: a delivery thread that fails for a reason nobody
 thought of is logged, counted and started again, because a count in the outbox is worth more than a clean traceback.
 """
 

@@ -170,7 +170,7 @@ class Uploader:
         data = self._spool.read(image.event_id)
         if data is None or image.key != image_key(image.key.rpartition("/")[0], data):
             # Evicted meanwhile, or its bytes changed on disk: what is not what was stored is never uploaded.
-            self._outbox.image_lost(image)
+            self._outbox.image_lost(image, "images_damaged")
             return
         try:
             content_type = "image/png" if image.key.endswith(".png") else "image/jpeg"
@@ -181,7 +181,7 @@ class Uploader:
                 raise
             _LOG.error("%s", exc)
             self.refused += 1
-            self._outbox.image_lost(image)
+            self._outbox.image_lost(image, "images_refused")
             return
         self.uploaded += 1
         self.worker.succeeded()

@@ -150,7 +150,8 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
     golden = golden_frames(dataset, _spread(frames.validation.rows, _GOLDEN_FRAMES))
     files[GOLDEN_NAME] = _golden(files, list(entries.values()), run, golden)
     manifest = _manifest(run, options, chosen, fitted, files)
-    words = f"the {frames.measured_on} split of {options.data}"
+    same = "" if frames.measured_on == "test" else " (the confidence was fitted on the same photos)"
+    words = f"the {frames.measured_on} split of {options.data}{same}"
     files["card.md"] = model_card(manifest, fitted.measured, measured_on=words).encode()
     listed = {name: file_entry(data) for name, data in files.items()}
     bundle = pack(out, manifest.model_copy(update={"files": listed}), files)
@@ -295,7 +296,7 @@ def _fit(run: Run, attempt: Attempt, entry: ModelEntry, frames: _Material, risk:
     logits = attempt.logits
     if frames.test is not frames.validation:
         logits = _logits(attempt.quantized.model, entry, run, frames.test.pixels)
-    posterior = posterior_from_logits(logits, calibration.temperature)
+    posterior = posterior_from_logits(logits, calibration.temperature, calibration.ordinal)
     return _Fitted(calibration, measure(judge(frames.test.truth, posterior, run.classes), run.classes))
 
 

@@ -7,10 +7,12 @@ import shlex
 from typing import TYPE_CHECKING
 
 import click
+import pytest
 
 import bintally
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _DOCUMENTS = (
@@ -72,3 +74,25 @@ def _refusal(words: list[str]) -> str | None:
     except click.exceptions.Exit:  # --help and --version end here
         return None
     return None
+
+
+@pytest.mark.parametrize("verb", bintally._VERBS)
+def test_help_of_every_command_shows_no_formatting_mark(verb: str) -> None:
+    try:
+        command = bintally.cli.get_command(click.Context(bintally.cli), verb)
+    except click.ClickException as exc:
+        pytest.skip(exc.message)
+    assert command is not None
+    marked = [path for path, text in _helps(click.Context(command, info_name=verb)) if "\\b" in text or "\b" in text]
+    assert marked == []
+
+
+def _helps(context: click.Context) -> Iterator[tuple[str, str]]:
+    """Path and help text of a command and of every command below it."""
+    command = context.command
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from _helps(click.Context(child, info_name=name, parent=context))

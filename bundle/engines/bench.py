@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def measure_engine(say: Say, path: Path, name: str, plan: BenchPlan) -> dict[str
     Raises:
         BintallyError: The engine does not run here.
     """
+    forward_log(say)
     bundle = load_bundle(path)
     before_mb, started = _rss_mb(), time.monotonic()
     engine = open_engine(bundle, engine=name, threads=plan.threads)
@@ -111,6 +113,23 @@ def measure_engine(say: Say, path: Path, name: str, plan: BenchPlan) -> dict[str
             "rss_mb": round(_rss_mb() - before_mb, 1),
             "reason": engine.reason,
         }
+
+
+def forward_log(say: Say) -> None:
+    """Let engines that take long to open say how far they are.
+
+    Args:
+        say: Told every line that engines log in this process.
+    """
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage())
+
+    logger = logging.getLogger("bundle.engines")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Forward())
+    logger.propagate = False
 
 
 def timed_batch(bundle: Bundle, engine: Engine, batch: int, seconds: float) -> list[float]:

@@ -41,7 +41,7 @@ def in_child(
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, work, arguments), daemon=True)
+    process = context.Process(target=_child, args=(theirs, work, arguments))
     process.start()
     theirs.close()
     try:

@@ -2,7 +2,8 @@
 
 "auto" opens every engine whose runtime is installed, holds each against the golden frames, and lets those that pass
 run against the clock. Engines of the INT8 models come first, because the bundle's confidence was fitted on INT8
-outputs; the FP32 reference runs only where no INT8 engine passes. `engine.reason` says why an engine was chosen.
+outputs, and with them TensorRT's FP16, which is sometimes the faster one. The FP32 reference runs only where none of
+them passes. `engine.reason` says why an engine was chosen.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.engines.ort import OrtEngine
+from bundle.engines.ort import OrtEngine, devices
 from bundle.engines.single_file import require_single_file
 from bundle.engines.speed import best_block_ms
 from bundle.errors import ConfigError, EngineError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from bundle.engines.base import Engine
+    from bundle.engines.ort import Device
+    from bundle.engines.trt_build import Precision
     from bundle.manifest import ModelEntry
     from bundle.verify import Bundle
 
@@ -39,19 +42,28 @@ class _Kind:
     Attributes:
         package: Python package of the runtime.
         role: Model that it executes.
+        device: For ONNX Runtime, what executes it.
+        precision: For TensorRT, what it computes in.
     """
 
-    package: Literal["onnxruntime", "openvino"]
+    package: Literal["onnxruntime", "openvino", "tensorrt"]
     role: Literal["reference", "cpu", "tensorrt"]
+    device: Device = "cpu"
+    precision: Precision = "int8"
 
 
 _KINDS = {
+    "tensorrt": _Kind("tensorrt", "tensorrt"),
+    "tensorrt-fp16": _Kind("tensorrt", "reference", precision="fp16"),
     "openvino": _Kind("openvino", "cpu"),
     "onnxruntime": _Kind("onnxruntime", "cpu"),
     "openvino-fp32": _Kind("openvino", "reference"),
     "onnxruntime-fp32": _Kind("onnxruntime", "reference"),
+    "onnxruntime-cuda": _Kind("onnxruntime", "reference", device="cuda"),
+    "onnxruntime-tensorrt": _Kind("onnxruntime", "tensorrt", device="tensorrt"),
 }
-_INT8_FIRST = (("openvino", "onnxruntime"), ("openvino-fp32", "onnxruntime-fp32"))
+_INT8_FIRST = (("tensorrt", "tensorrt-fp16", "openvino", "onnxruntime"), ("openvino-fp32", "onnxruntime-fp32"))
+"""What "auto" lets race, by tier. The two last kinds above run by choice alone: TensorRT itself is faster."""
 ENGINES = ("auto", *_KINDS)
 """Names that a configuration may ask for."""
 
@@ -100,6 +112,8 @@ def usable_engines(bundle: Bundle) -> tuple[str, ...]:
 
 
 def _installed(kind: _Kind) -> bool:
+    if kind.package == "onnxruntime":
+        return kind.device in devices()
     return importlib.util.find_spec(kind.package) is not None
 
 
@@ -166,4 +180,8 @@ def _open(bundle: Bundle, kind: _Kind, entry: ModelEntry, threads: int | None) -
         from bundle.engines.ov import OvEngine
 
         return OvEngine(model, entry, preprocessing, classes=classes, threads=threads)
-    return OrtEngine(model, entry, preprocessing, classes=classes, threads=threads)
+    if kind.package == "tensorrt":
+        from bundle.engines.trt import TrtEngine
+
+        return TrtEngine(model, entry, preprocessing, classes=classes, precision=kind.precision)
+    return OrtEngine(model, entry, preprocessing, classes=classes, threads=threads, device=kind.device)

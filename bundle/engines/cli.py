@@ -71,6 +71,25 @@ def bench(
 
 @engine.command()
 @click.argument("bundle", type=_FOLDER)
+@_JSON
+def build(bundle: Path, *, as_json: bool) -> None:
+    """Build BUNDLE's TensorRT engines now, so that the agent starts in seconds.
+
+    Built engines are kept in $BINTALLY_CACHE, in systemd's CACHE_DIRECTORY or in ~/.cache/bintally, and are found again
+    by the agent as long as model, TensorRT, device and driver stay the same.
+
+    \b
+    Example:
+      bintally engine build bundles/first
+    """
+    plan = BenchPlan(seconds=0.2, batches=(1,))
+    rows = bench_engines(bundle, [name for name in _NAMED if name.startswith("tensorrt")], plan, say=_say)
+    click.echo(json.dumps({"machine": describe_machine(), "engines": rows}) if as_json else table(rows))
+    _require(rows)
+
+
+@engine.command()
+@click.argument("bundle", type=_FOLDER)
 @_THREADS
 @_JSON
 def selftest(bundle: Path, *, threads: int | None, as_json: bool) -> None:

@@ -23,7 +23,7 @@ _PROVIDERS: dict[Device, str] = {
 }
 _DISABLED = ["WeightBiasQuantization"]
 """Since 1.21 ONNX Runtime turns a float convolution between Q/DQ nodes into an INT8 one, with one scale for all its
-filters: exactly the layers that were left in float because INT8 hurts them (seen: 95 % of the answers kept, then 18 %)."""
+filters: exactly those that were left in float because INT8 hurts them (seen: 95 % of the answers kept, then 18 %)."""
 _DEVICE_SLACK = 20.0
 """Graphics processors multiply float32 in fewer digits (TF32) by default."""
 
@@ -93,6 +93,18 @@ class OrtEngine(Engine):
         self._session = None
 
 
+def devices() -> tuple[Device, ...]:
+    """What this ONNX Runtime can execute on.
+
+    Returns:
+        "cpu", and others where the package has them; whether there is such a device shows when it is opened.
+    """
+    import onnxruntime as ort
+
+    present = ort.get_available_providers()
+    return tuple(device for device, provider in _PROVIDERS.items() if provider in present)
+
+
 def _open_session(model: bytes, file: str, threads: int | None, device: Device) -> Any:  # noqa: ANN401 - untyped library
     import onnxruntime as ort
 
@@ -102,10 +114,10 @@ def _open_session(model: bytes, file: str, threads: int | None, device: Device) 
         options.intra_op_num_threads = threads
     # Idle threads that spin would take the cores from capture and delivery.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if _PROVIDERS[device] not in ort.get_available_providers():
+    if device not in devices():
         raise EngineError(
             f"this ONNX Runtime has no {device} device",
-            got=ort.get_available_providers(),
+            got=devices(),
             fix="Install onnxruntime-gpu instead of onnxruntime, or choose another engine.",
         )
     try:

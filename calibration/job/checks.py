@@ -57,14 +57,20 @@ def check_candidate(candidate: Candidate, current: Bundle, before: Observed, wis
     ]
     data = candidate.observed.labelled(current.manifest.count_classes)
     if candidate.labelled and data is not None:
-        checks += [
-            _labels_vary(data),
-            _labels_inform(data),
-            _labels_are_not_shifted(data),
-            _promise_holds(data, wish),
-            _not_worse(data, current, before, wish),
-        ]
+        checks += [_promise_holds(data, wish), _not_worse(data, current, before, wish)]
     return checks
+
+
+def check_labels(data: Labelled) -> list[Check]:
+    """Ask whether labels are about these pictures at all; nothing may be fitted to them otherwise.
+
+    Args:
+        data: Labelled visits, answered by the current bundle.
+
+    Returns:
+        All checks.
+    """
+    return [_labels_vary(data), _labels_inform(data), _labels_are_not_shifted(data)]
 
 
 def _golden(bundle: Bundle) -> Check:
@@ -192,7 +198,7 @@ def _not_worse(data: Labelled, current: Bundle, before: Observed, wish: Wish) ->
     fitted = current.manifest.calibration
     if old is None or fitted.promise is None or fitted.threshold >= 1:
         return Check(name="not worse", passed=True, words="the old bundle promised nothing")
-    top, wrong = tops(old, fitted.temperature)
+    top, wrong = tops(old, fitted.temperature, fitted.ordinal)
     chosen = top >= fitted.threshold
     still = chosen.any() and wrong[chosen].mean() <= fitted.promise.risk
     new = float(cross_fit(data, wish).confident.mean())
@@ -229,5 +235,5 @@ def unsure_visits(bundle: Bundle, observed: Observed) -> NDArray[np.bool_]:
         bool, (V,).
     """
     fitted = bundle.manifest.calibration
-    top = observed.posteriors(fitted.temperature).max(axis=1)
+    top = observed.posteriors(fitted.temperature, fitted.ordinal).max(axis=1)
     return np.asarray((top < fitted.threshold) | (fitted.threshold >= 1))

@@ -1,8 +1,8 @@
 """`bintally recalibrate`: the job as a process with a clean interface, for people and for the agent that starts it.
 
 With --json every line of stdout is one object: progress (`job_id, state, progress, words`) and at last the result,
-which has `"final": true`. The agent hands over what an operator asked by `--request -` on stdin. Exit code 0: activated;
-1: refused, reverted or failed, and the old bundle is active; anything else: the job could not even be begun.
+which has `"final": true`. The agent hands over what an operator asked by `--request -` on stdin. Exit code 0:
+activated; 1: refused, reverted or failed, and the old bundle is active; anything else: the job could not be begun.
 """
 
 from __future__ import annotations

@@ -16,10 +16,9 @@ from bundle.engines.ort import OrtEngine
 from bundle.errors import InputError
 from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames, read_golden
 from bundle.parity import compare
-from bundle.preprocess import normalize_batch
-from calibration.confidence import visits_needed
+from bundle.preprocess import normalize_batch, resize
 from calibration.derive import Changes, derive
-from calibration.refit import MIN_LABELLED, no_promise, reference_of
+from calibration.refit import MIN_LABELLED, needed_for, no_promise, reference_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -181,8 +180,10 @@ def _requantize(material: Material, used: NDArray[np.int64], held_out: NDArray[n
     manifest = material.bundle.manifest
     reference = material.bundle.read(_entry(material.bundle, "reference").file)
     chosen = used[np.linspace(0, len(used) - 1, min(len(used), MAX_RANGE_FRAMES)).astype(np.int64)]
-    first = np.stack([material.pictures(int(row))[0] for row in chosen])
-    prepared = prepare(reference, normalize_batch(first, manifest.preprocessing))
+    # The published frames are among them: when the light is as it was again, nothing may saturate.
+    golden = [resize(frame, manifest.preprocessing) for frame in read_golden(material.bundle, "reference").frames]
+    pictures = np.stack([*golden, *(material.pictures(int(row))[0] for row in chosen)])
+    prepared = prepare(reference, normalize_batch(pictures, manifest.preprocessing))
     models: dict[str, ModelEntry] = {}
     files: dict[str, bytes] = {}
     for entry in manifest.models:
@@ -247,6 +248,5 @@ def _calibration(material: Material, observed: Observed, wish: Wish) -> tuple[Ca
         return current.model_copy(update={"promise": promise}), 0
     fitted = wish.fit(data, _entry(material.bundle, material.role).role)
     if fitted.promise is None:
-        needed = visits_needed(data, fitted.temperature, risk=wish.risk, confidence=wish.confidence)
-        raise no_promise(len(data), None if needed is None else max(needed, len(data) + 1), wish)
+        raise no_promise(len(data), needed_for(data, fitted, wish), wish)
     return fitted, len(data)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bundle import images
+from bundle.errors import InputError
 from calibration.camera import compare_views
-from calibration.job.checks import check_candidate, describe
+from calibration.job.checks import check_candidate, check_labels, describe
 from calibration.job.collect import gather, sift
 from calibration.job.context import CANDIDATE
 from calibration.job.fit import Material, make_candidate
 from calibration.job.journal import Version
+from calibration.refit import MIN_LABELLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from bundle.camera import CameraProfile
     from bundle.verify import Bundle
@@ -52,6 +57,7 @@ def learn(job: Job, current: Bundle) -> str:
         OSError: The disk refused.
     """
     request = job.journal.request
+    job.note(checks=())
     job.enter("collecting", "waiting for visits" if request.collect_s else "reading the visits")
     visits = gather(job.around.visits, request, job.around.clock, told=lambda count: job.tell(f"{count} visits"))
     learned = visits[: len(visits) - _set_aside(request, len(visits))]
@@ -65,7 +71,12 @@ def learn(job: Job, current: Bundle) -> str:
     job.note(collected=gathered.figures, last_visit=learned[-1].name)
     if gathered.refusal:
         return gathered.refusal
-    job.enter("fitting", f"{len(gathered.observed)} visits")
+    data = gathered.observed.labelled(current.manifest.count_classes)
+    if data is not None and len(data) >= MIN_LABELLED:
+        job.note(checks=tuple(check_labels(data)))
+        if refusal := _failures(job):
+            return refusal
+    job.enter("fitting", f"{len(gathered.observed)} visits, {0 if data is None else len(data)} of them labelled")
     return _fit_and_check(job, current, gathered.observed, role)
 
 
@@ -84,9 +95,12 @@ def _fit_and_check(job: Job, current: Bundle, observed: Observed, role: str) -> 
     job.note(after=version(candidate.bundle), did=candidate.did, did_not=candidate.did_not)
     job.enter("checking", "; ".join(candidate.did))
     checks = check_candidate(candidate, current, observed, wish)
-    job.note(checks=tuple(checks), band=describe(candidate, observed))
-    failed = [f"{check.name}: {check.words}" for check in checks if not check.passed]
-    return "; ".join(failed)
+    job.note(checks=(*job.journal.checks, *checks), band=describe(candidate, observed))
+    return _failures(job)
+
+
+def _failures(job: Job) -> str:
+    return "; ".join(f"{check.name}: {check.words}" for check in job.journal.checks if not check.passed)
 
 
 def _set_aside(request: Request, found: int) -> int:
@@ -99,9 +113,19 @@ def _set_aside(request: Request, found: int) -> int:
 def _camera_moved(profile: CameraProfile | None, visits: Sequence[Visit]) -> str:
     if profile is None or profile.view is None:
         return ""
-    frames = [images.read(visit.frames[0]) for visit in visits[-_VIEWS:]]
-    comparison = compare_views(profile, frames)
-    if not comparison.moved:
+    frames = _readable(visits[-_VIEWS:])
+    comparison = compare_views(profile, frames) if frames else None
+    if comparison is None or not comparison.moved:
         return ""
     x, y = comparison.motion.shift_px
     return f"camera {profile.camera} has moved by {x:+.0f},{y:+.0f} px: run `bintally calibrate camera` first"
+
+
+def _readable(visits: Sequence[Visit]) -> list[NDArray[np.uint8]]:
+    found = []
+    for visit in visits:
+        try:
+            found.append(images.read(visit.frames[0]))
+        except InputError:  # counted as unreadable when the visits are sifted
+            continue
+    return found

@@ -34,7 +34,8 @@ def watch(bundle: Bundle, after: Observed, previous: Observed) -> Watched:
         The counts.
     """
     unsure = unsure_visits(bundle, after)
-    answers = after.posteriors(bundle.manifest.calibration.temperature).argmax(axis=1)
+    fitted = bundle.manifest.calibration
+    answers = after.posteriors(fitted.temperature, fitted.ordinal).argmax(axis=1)
     labels = [
         None if visit.label is None else class_index(bundle.manifest.count_classes, visit.label)
         for visit in after.visits

@@ -66,7 +66,7 @@ def test_configuration_is_one_that_the_agent_accepts(tmp_path: Path, tiny_bundle
 def test_robot_whose_agent_fails_says_so_with_its_last_words(tmp_path: Path) -> None:
     with Robot(plan_for(str(tmp_path), bundle=tmp_path / "no-bundle"), tmp_path) as robot:
         _wait_until(lambda: not robot.is_running())
-        with pytest.raises(BintallyError, match=r"(?s)exit code 66.*no-bundle"):
+        with pytest.raises(BintallyError, match=r"(?s)exit code 78.*no-bundle"):
             robot.check()
 
 

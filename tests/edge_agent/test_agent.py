@@ -20,7 +20,7 @@ from edge_agent.outbox_rescue import open_outbox
 from tests.edge_agent.running import AgentProcess, config_text, load_text, write_photos
 from tests.edge_agent.test_sources import huge_png
 from tests.edge_agent.waiting import wait_until
-from tests.simulators.broker import MOSQUITTO, EmbeddedBroker, Mosquitto, Subscriber
+from tests.simulators.broker import MOSQUITTO, EmbeddedBroker, Mosquitto, Script, ScriptedBroker, Subscriber
 from tests.simulators.bundle_factory import grey, make_bundle
 from tests.simulators.camera import COMMAND, source_for
 from tests.simulators.object_store import CREDENTIALS, MotoStore
@@ -140,6 +140,20 @@ def test_agent_embedded_broker_of_the_demo_receives_every_count(tmp_path: Path, 
         totals = assemble(load_text(tmp_path, text)).run()
         wait_until(lambda: len(subscriber.of("/count")) == 10)
         assert totals["delivered"] == 10
+
+
+@pytest.mark.parametrize("with_will_alone", [False, True])
+def test_agent_broker_that_swallows_version_5_gets_every_count_in_the_older_one(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, with_will_alone: bool
+) -> None:
+    monkeypatch.setattr("edge_agent.mqtt._CONNACK_TIMEOUT_S", 0.3)
+    photos = write_photos(tmp_path / "photos", COUNTS)
+    script = Script(swallows=lambda version, will: version == 5 and (will or not with_will_alone))
+    with ScriptedBroker(script) as scripted:
+        text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=scripted.port)
+        totals = assemble(load_text(tmp_path, text)).run()
+    assert totals["delivered"] == 10
+    assert scripted.versions == ([5, 5, 4] if with_will_alone else [5, 4])
 
 
 @needs_mosquitto

@@ -13,7 +13,7 @@ from bundle.errors import CameraError
 from bundle.images import read
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
-from edge_agent.camera import Camera, Frame, Notice
+from edge_agent.camera import Camera, Frame, Notice, is_readable
 from edge_agent.config import CameraSection
 from edge_agent.frames import FrameMessage, FrameRing, RingShape, decode_message
 from tests.edge_agent.running import write_photos
@@ -46,7 +46,7 @@ def items(camera: Camera) -> Iterator[_Item]:
             if camera.ended:
                 return
             time.sleep(0.01)
-        elif camera.connection.poll(0.05):
+        elif is_readable(camera.connection, 0.05):
             item = camera.receive()
             if isinstance(item, Frame):
                 yield item
@@ -163,6 +163,13 @@ def test_camera_that_never_opens_is_lost_again_and_again(control: Path) -> None:
             assert "no frame within" in lost.problem
 
 
+def test_camera_source_does_not_stand_on_the_command_line(control: Path) -> None:
+    with camera_for(_live(control), command=COMMAND) as camera:
+        camera.tick()
+        assert camera._process is not None
+        assert source_for(control) not in str(camera._process.args)
+
+
 def test_camera_process_ends_with_its_agent(control: Path) -> None:
     control.write_text("stall", encoding="utf-8")  # hangs in read(), as a dead camera does
     with camera_for(_live(control, open_timeout_s=60), command=COMMAND) as camera:
@@ -185,7 +192,7 @@ def test_ring_refuses_a_picture_above_its_size() -> None:
     ring.close()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"kind": "frame"}', b'{"kind": "x"}', b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"kind": "frame"}', b'{"kind": "x"}', b"\xff", b"F", b"Fshort"])
 def test_decode_message_garbage_is_a_camera_error(data: bytes) -> None:
     with pytest.raises(CameraError):
         decode_message(data)

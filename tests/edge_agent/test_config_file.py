@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bundle.errors import ConfigError
+from edge_agent.config import shown_source
 from edge_agent.config_file import load_config
 
 _GOOD = """
@@ -81,6 +82,27 @@ def test_load_config_missing_key_is_named(tmp_path: Path) -> None:
 def test_load_config_same_camera_name_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="camera names must differ"):
         load_config(_write(tmp_path, _GOOD + '[[cameras]]\nsource = "other"\n'))
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://user:s3cret@host:554/x", "rtsp://***@host:554/x"),
+        ("rtsp://user:s3@cret@host/x", "rtsp://***@host/x"),
+        ("rtsp://user:s3/cret@host/x", "rtsp://***@host/x"),
+        ("http://host/x", "http://host/x"),
+        ("/srv/photos@home", "/srv/photos@home"),
+        (0, "0"),
+    ],
+)
+def test_shown_source_hides_user_and_password_alone(source: int | str, shown: str) -> None:
+    assert shown_source(source) == shown
+
+
+def test_load_config_error_does_not_quote_a_camera_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\*\*\*@host") as caught:
+        load_config(_write(tmp_path, _GOOD.replace('"photos"', '["rtsp://u:s3cret@host/x"]')))
+    assert "s3cret" not in str(caught.value)
 
 
 def test_load_config_broken_toml_names_the_line(tmp_path: Path) -> None:

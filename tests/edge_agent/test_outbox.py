@@ -19,7 +19,7 @@ from edge_agent.spool import Spool
 from tests.edge_agent.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -88,6 +88,21 @@ def test_ledger_commit_survives_reopening_in_order(tmp_path: Path) -> None:
         assert again.numbers.messages == 2
         assert again.numbers.images == 1
         assert Spool(tmp_path / "images").read("event-000002") == b"picture"
+
+
+def test_outbox_that_fails_in_an_unforeseen_way_names_the_cause(tmp_path: Path) -> None:
+    def explode(_: Sequence[Entry]) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    outbox = Outbox(open_ledger(tmp_path), on_accepted=explode)
+    outbox.start()
+    assert outbox.put(entry(1), timeout_s=5)
+    wait_until(lambda: outbox.failure is not None)
+    with pytest.raises(DeliveryError, match="RuntimeError: nobody thought of this"):
+        outbox.put(entry(2), timeout_s=5)
+    assert outbox.close(5)
+    with ledger_in(tmp_path) as again:
+        assert event_ids(again) == ["event-000001"]
 
 
 def test_ledger_ids_never_repeat_within_a_process(tmp_path: Path) -> None:

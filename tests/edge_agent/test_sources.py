@@ -16,10 +16,12 @@ from edge_agent.sources import (
     Picture,
     Unusable,
     VideoSource,
+    check_video,
     photo_names,
     source_kind,
 )
 from tests.edge_agent.running import write_photos
+from tests.simulators.broker import free_port
 from tests.simulators.bundle_factory import grey
 
 if TYPE_CHECKING:
@@ -133,6 +135,38 @@ def test_video_source_that_is_no_video_is_an_input_error(tmp_path: Path) -> None
     (tmp_path / "v.mp4").write_bytes(b"not a video")
     with pytest.raises(InputError, match="no readable frame"):
         list(VideoSource(tmp_path / "v.mp4").read(0, _mark))
+
+
+def test_video_source_that_breaks_off_says_so_once(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "v.avi", 40).read_bytes()
+    file = tmp_path / "cut.avi"
+    file.write_bytes(whole[: len(whole) // 2])
+    *frames, last = VideoSource(file).read(0, _mark)
+    assert all(isinstance(frame, Picture) for frame in frames)
+    assert isinstance(last, Unusable)
+    assert f"breaks off after {len(frames)} of about 40 frames" in last.problem
+    again = VideoSource(file, repeat=True).read(0, _mark)
+    passes = [next(again) for _ in range(3 * len(frames))]
+    assert sum(isinstance(item, Unusable) for item in passes) == 1
+    assert [item.index for item in passes] == list(range(len(passes)))
+    resumed = VideoSource(file, repeat=True).read(len(frames) + 5, _mark)
+    assert next(resumed).index == len(frames) + 5
+
+
+@pytest.mark.parametrize(("name", "data"), [("notes.txt", b"shelf 4 is empty\n" * 50), ("v.mp4", b"not a video")])
+def test_check_video_that_cannot_be_played_is_an_input_error(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match="no readable frame"):
+        check_video(tmp_path / name)
+    check_video(write_video(tmp_path / "good.avi", 2))
+
+
+def test_camera_source_address_error_hides_the_password_and_gives_no_advice_about_devices() -> None:
+    camera = CameraSource(f"rtsp://user:s3cret@127.0.0.1:{free_port()}/x", size_wh=(None, None), fps=None)
+    with pytest.raises(CameraError, match=r"rtsp://\*\*\*@127\.0\.0\.1.*Check the address") as caught:
+        next(iter(camera.read(0, _mark)))
+    assert "s3cret" not in str(caught.value)
+    assert "/dev/v4l" not in str(caught.value)
 
 
 def test_camera_source_that_is_not_there_is_a_camera_error() -> None:

@@ -105,6 +105,7 @@ def test_uploader_drops_only_the_object_that_the_store_will_never_take(tmp_path:
     world.stop()
     assert second in target.objects
     assert (world.uploader.uploaded, world.uploader.refused) == (1, 1)
+    assert world.outbox.numbers().drops == {"images_refused": 1}
 
 
 @pytest.mark.parametrize("damage", ["flipped", "gone"])

@@ -172,12 +172,14 @@ class Script:
     Attributes:
         connack: Whether it answers CONNECT.
         closes_on_version: Closes without a word when asked for this protocol level.
+        swallows: Whether a CONNECT of this protocol level, with a will or without, stays without an answer.
         receive_maximum: Told in CONNACK of MQTT 5.
         reason: For a topic, the reason code of the PUBACK, or None to send none.
     """
 
     connack: bool = True
     closes_on_version: int | None = None
+    swallows: Callable[[int, bool], bool] = lambda _version, _will: False
     receive_maximum: int | None = None
     reason: Callable[[str], int | None] = lambda _: 0
 
@@ -190,13 +192,11 @@ class ScriptedBroker:
         script: May be changed while it runs.
         published: Topics in the order of arrival.
         versions: Protocol level of each CONNECT.
-        most_in_flight: Publications that were unacknowledged at once, at most.
     """
 
     script: Script = field(default_factory=Script)
     published: list[str] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    most_in_flight: int = 0
     _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     _threads: list[threading.Thread] = field(default_factory=list)
     _sockets: list[socket.socket] = field(default_factory=list)
@@ -239,7 +239,7 @@ class ScriptedBroker:
                     if version == self.script.closes_on_version:
                         sock.close()
                         return
-                    if self.script.connack:
+                    if self.script.connack and not self.script.swallows(version, bool(body[7] & 0b100)):
                         sock.sendall(self._connack(version))
                 elif kind >> 4 == 3:
                     self._publish(sock, kind, body, version)
@@ -263,13 +263,6 @@ class ScriptedBroker:
         if not kind & 0b110:
             return
         mid = body[2 + length : 4 + length]
-        sock.setblocking(False)
-        try:
-            waiting = sock.recv(1 << 16, socket.MSG_PEEK)
-        except BlockingIOError:
-            waiting = b""
-        sock.setblocking(True)
-        self.most_in_flight = max(self.most_in_flight, 1 + waiting.count(topic.rsplit("/", 1)[0].encode()))
         reason = self.script.reason(topic)
         if reason is not None:
             sock.sendall(b"\x40\x03" + mid + bytes([reason]) if version >= 5 and reason else b"\x40\x02" + mid)
