@@ -1,8 +1,8 @@
 """What calibration promises, measured. Each part prints one JSON object; its main figure is `ratio`, below 1 is good.
 
-    python benchmarks/calibration.py rectify                   one remap against OpenCV's two steps, 640x480
-    python benchmarks/calibration.py lens                      rendered ChArUco shots: focal error / 1 %
-    python benchmarks/calibration.py promise PREDICTIONS.npz   realised risk / promised risk, 200 resamples
+    python benchmarks/promises.py rectify                   one remap against OpenCV's two steps, 640x480
+    python benchmarks/promises.py lens                      rendered ChArUco shots: focal error / 1 %
+    python benchmarks/promises.py promise PREDICTIONS.npz   realised risk / promised risk, 200 resamples
 
 `promise` takes what a training run leaves in `predictions.npz` (id, truth, logits, classes; neighbouring ids are one
 group). A promise is held against the whole set as the population, from which 200 calibration sets are drawn with
