@@ -23,7 +23,7 @@ _SHARE = click.FloatRange(0.001, 0.999)
 
 @click.group()
 def calibrate() -> None:
-    """Make a bundle's numbers fit a place: its confidence, its camera.
+    """Make a bundle's numbers fit a place: its confidence, its INT8 ranges, its camera.
 
     docs/calibration.md explains what each of them promises, and how visits are labelled.
     """
@@ -84,6 +84,55 @@ def confidence(  # noqa: PLR0913 - one parameter per option
         progress=_show_progress,
     )
     click.echo(json.dumps(_as_json(refitted)) if as_json else _as_text(refitted))
+
+
+@calibrate.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("visits", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Folder of the new bundle.")
+@click.option("--engine", default="auto", show_default=True, help="What runs the bundle; see `bintally count --help`.")
+@JSON_OPTION
+def ranges(bundle: Path, visits: Path, *, out: Path, engine: str, as_json: bool) -> None:
+    """Fit the INT8 ranges of BUNDLE to VISITS, and write the result as a new bundle.
+
+    Labels are not needed. The frames are chosen to differ; a third of the visits is held out, and the new models must
+    be closer to the reference there than the old ones, and within the bundle's parity budget. The promise of the
+    confidence stays, marked unverified: `calibrate confidence` proves it again.
+
+    \b
+    Example:
+      bintally calibrate ranges demo/bundle visits/ --out bundles/site-a
+    """
+    from calibration.refit_ranges import refit_ranges
+
+    found = refit_ranges(bundle, visits, out, now=datetime.now(timezone.utc), engine=engine, progress=_show_progress)
+    if as_json:
+        results = {role: result.model_dump(mode="json") for role, result in found.parity.items()}
+        click.echo(json.dumps({"bundle": str(out), "digest": found.bundle.digest, "parity": results}))
+    else:
+        click.echo(f"{found.words}\nwrote {out} ({found.bundle.label})")
+
+
+@calibrate.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("visits", type=FOLDER)
+@click.option("--engine", default="auto", show_default=True, help="What runs the bundle; see `bintally count --help`.")
+@JSON_OPTION
+def drift(bundle: Path, visits: Path, *, engine: str, as_json: bool) -> None:
+    """Tell whether VISITS, in their order, still look like those that BUNDLE was calibrated on.
+
+    Prints one line per event, as the agent would raise it. Exit code 1: the last visits drift.
+    """
+    from calibration.refit import find_drift
+
+    events, drifting = find_drift(bundle, visits, engine=engine, progress=_show_progress)
+    for event in events:
+        content = {"event": event.kind, "visit": event.visit, "words": event.words}
+        click.echo(json.dumps(content) if as_json else f"visit {event.visit}: {event.kind}, {event.words}")
+    if not events and not as_json:
+        click.echo("no drift")
+    if drifting:
+        raise click.exceptions.Exit(1)
 
 
 def _as_json(refitted: Refitted) -> dict[str, object]:

@@ -14,7 +14,8 @@ import re
 from typing import TYPE_CHECKING
 
 from bundle.errors import InputError
-from calibration.visits import MAX_LABEL, MAX_VISITS, Visit, read_records
+from bundle.visits import MAX_LABEL
+from calibration.visits import MAX_VISITS, Visit, read_records
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.drift import MIN_REFERENCE_VISITS, make_reference
+from bundle.drift import DriftMonitor, parse_reference
 from bundle.durable import write_bytes
 from bundle.engines.choose import open_engine
 from bundle.errors import ConfigError, InputError
@@ -17,6 +17,7 @@ from calibration.confidence import visits_needed
 from calibration.derive import Changes, derive
 from calibration.layouts import read_visits
 from calibration.observe import Observed, observe
+from calibration.reference import reference_of
 from calibration.report import Subject, render
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from bundle.drift import DriftReference
+    from bundle.drift import DriftEvent
     from bundle.manifest import Calibration
     from bundle.verify import Bundle
     from calibration.labelled import Labelled
@@ -176,22 +177,6 @@ def no_promise(labelled: int, needed: int | None, wish: Wish) -> InputError:
     )
 
 
-def reference_of(observed: Observed, calibration: Calibration) -> DriftReference | None:
-    """Describe what these visits look like, for drift detection.
-
-    Args:
-        observed: Visits of normal operation, labelled or not.
-        calibration: Says which counts are confident.
-
-    Returns:
-        The reference, or None for fewer visits than it takes.
-    """
-    if len(observed) < MIN_REFERENCE_VISITS:
-        return None
-    view = observed.mean_view()
-    return make_reference(observed.signals(calibration, view), view)
-
-
 def needed_for(data: Labelled, calibration: Calibration, wish: Wish) -> int | None:
     """Say how many labelled visits a promise would take at least.
 
@@ -209,6 +194,39 @@ def needed_for(data: Labelled, calibration: Calibration, wish: Wish) -> int | No
         data, calibration.temperature, risk=wish.risk, confidence=wish.confidence, ordinal=calibration.ordinal
     )
     return None if needed is None else max(needed, len(data) + 1)
+
+
+def find_drift(
+    bundle_path: Path, visits: Path, *, engine: str = "auto", progress: Callable[[int], None] | None = None
+) -> tuple[list[DriftEvent], bool]:
+    """Watch visits as the agent does.
+
+    Args:
+        bundle_path: Folder of a bundle with a drift reference.
+        visits: Folder of visits; their order counts.
+        engine: What runs the bundle.
+        progress: Told how many visits are done.
+
+    Returns:
+        The events, and whether the last visits drift.
+
+    Raises:
+        InputError: The bundle has no drift reference, or no visit can be read.
+        BundleError: The bundle does not verify.
+    """
+    bundle = load_bundle(bundle_path)
+    if bundle.manifest.drift is None:
+        raise InputError(
+            f"bundle {bundle.label} has no drift reference",
+            fix="Calibrate it with 100 visits or more, or export it again.",
+        )
+    reference = parse_reference(bundle.read(bundle.manifest.drift), name=bundle.manifest.drift)
+    with open_engine(bundle, engine=engine) as runtime:
+        observed = observe(read_visits(visits), bundle.manifest, runtime, progress=progress)
+    monitor = DriftMonitor(reference)
+    signals = observed.signals(bundle.manifest.calibration, reference.view_array())
+    events = [event for row in signals if (event := monitor.update(row)) is not None]
+    return events, monitor.drifting
 
 
 def _note(calibration: Calibration, labelled: int) -> str:

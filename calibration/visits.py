@@ -1,52 +1,25 @@
-"""Visits on disk: the frames of one look at one bin, and its count when a person has given it.
+"""Visits that calibration learns from: the frames of one look at one bin, and its count when a person has given it.
 
-The machine's own layout is one JSON file per visit, written after its frames, so that a visit is there whole or not at
-all and a folder may grow while it is read:
-
-```
-VISITS/<visit>.json   {"visit": "...", "bin_id": "...", "frames": ["<visit>-0.jpg"], "captured_at": "...", "label": 3}
-VISITS/<visit>-0.jpg
-```
-`calibration.layouts` reads the two layouts that people have: a table, and a folder of the public bin dataset.
+`bundle.visits` is the machine's own layout, which may grow while it is read; `calibration.layouts` reads the two
+layouts that people have: a table, and a folder of the public bin dataset.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from bundle import images
 from bundle.errors import InputError
+from bundle.visits import VisitRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_VISITS = 200_000
 _MAX_RECORD_BYTES = 64 << 10
-_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
-MAX_LABEL = 9999
-
-
-class VisitRecord(BaseModel):
-    """The content of one visit's JSON file.
-
-    Attributes:
-        visit: Name of the visit, that of the file.
-        bin_id: Which bin.
-        frames: File names beside it, at least one.
-        captured_at: When, with an offset; None when the clock was not to be trusted.
-        label: Count that a person gave; None without one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    visit: Annotated[str, Field(pattern=_PLAIN_NAME)]
-    bin_id: Annotated[str, Field(min_length=1, max_length=255)]
-    frames: Annotated[tuple[Annotated[str, Field(pattern=_PLAIN_NAME)], ...], Field(min_length=1, max_length=32)]
-    captured_at: AwareDatetime | None = None
-    label: Annotated[int, Field(ge=0, le=MAX_LABEL)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bundle.counter import posterior_from_logits
+from bundle.drift import DRIFT_NAME
 from bundle.engines.ort import OrtEngine
 from bundle.errors import BundleError, ConfigError, InputError, ParityError
 from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames
@@ -30,6 +31,7 @@ from bundle.preprocess import normalize
 from bundle.version import VERSION
 from calibration.confidence import Labelled, calibrate
 from calibration.int8.quantize import prepare
+from calibration.reference import reference_of_pictures
 from export.card import model_card
 from export.frames import Frames, golden_frames, load_frames
 from export.linter import lint_tensorrt
@@ -149,6 +151,9 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
     files = {entries[role].file: data for role, data in models.items()}
     golden = golden_frames(dataset, _spread(frames.validation.rows, _GOLDEN_FRAMES))
     files[GOLDEN_NAME] = _golden(files, list(entries.values()), run, golden)
+    drift = reference_of_pictures(frames.validation.pixels, chosen["cpu"].logits, fitted.calibration)
+    if drift is not None:
+        files[DRIFT_NAME] = (drift.model_dump_json() + "\n").encode()
     manifest = _manifest(run, options, chosen, fitted, files)
     same = "" if frames.measured_on == "test" else " (the confidence was fitted on the same photos)"
     words = f"the {frames.measured_on} split of {options.data}{same}"
@@ -344,5 +349,6 @@ def _manifest(
         ),
         licence=options.licence,
         minimum_agent=MINIMUM_AGENT,
+        drift=DRIFT_NAME if DRIFT_NAME in files else None,
         files={name: file_entry(data) for name, data in files.items()},
     )

@@ -85,17 +85,21 @@ class Job:
         journal: Its record as it stands; what is not written yet is written with the next state.
         folder: Of the job.
         store: The robot's bundles.
+        rectifier: Of the camera's profile, None without one.
     """
 
     around: Surroundings
     journal: Journal
     folder: Path = field(init=False)
     store: Store = field(init=False)
+    rectifier: Rectifier | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Derive the paths."""
+        """Derive the paths, and the remap table once."""
         self.folder = self.around.job_folder(self.journal.request.job_id)
         self.store = Store(self.around.store)
+        profile = self.around.profile
+        self.rectifier = None if profile is None else Rectifier(profile)
 
     def note(self, **changes: object) -> None:
         """Change the record without writing it yet.
@@ -161,8 +165,7 @@ class Job:
             EngineError: No engine runs the bundle here.
             InputError: No visit could be read.
         """
-        profile = self.around.profile
-        prepare = None if profile is None else Rectifier(profile).apply
+        prepare = None if self.rectifier is None else self.rectifier.apply
         with open_engine(bundle, engine=self.around.engine, threads=1) as engine:
             return observe(visits, bundle.manifest, engine, prepare=prepare), engine.role
 
@@ -180,7 +183,6 @@ class Job:
             InputError: A frame cannot be read.
         """
         photos = [images.read(frame) for frame in visit.frames]
-        if self.around.profile is not None:
-            rectifier = Rectifier(self.around.profile)
-            photos = [rectifier.apply(photo) for photo in photos]
+        if self.rectifier is not None:
+            photos = [self.rectifier.apply(photo) for photo in photos]
         return [resize(photo, bundle.manifest.preprocessing) for photo in photos]

@@ -6,36 +6,30 @@ visits). What cannot: the promise. It then stays as it was, marked unverified.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.engines.ort import OrtEngine
-from bundle.errors import InputError
-from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames, read_golden
-from bundle.parity import compare
-from bundle.preprocess import normalize_batch, resize
 from calibration.derive import Changes, derive
-from calibration.refit import MIN_LABELLED, needed_for, no_promise, reference_of
+from calibration.picking import pick_different
+from calibration.reference import reference_of
+from calibration.refit import MIN_LABELLED, needed_for, no_promise
+from calibration.requantize import MAX_FRAMES, Requantized, entry_of, obstacle, requantize, run_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from bundle.manifest import Calibration, ModelEntry, ParityResult
+    from bundle.manifest import Calibration
     from bundle.verify import Bundle
     from calibration.assess import Wish
     from calibration.observe import Observed
 
-MIN_RANGE_FRAMES = 32
-MAX_RANGE_FRAMES = 200
 _HELD_OUT = 0.3
-_DIALECTS = {"cpu": "cpu", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +70,6 @@ class Candidate:
     did_not: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Requantized:
-    models: Mapping[str, ModelEntry]
-    files: Mapping[str, bytes]
-    parity: Mapping[str, ParityResult]
-    logits: NDArray[np.float32]
-
-
 def make_candidate(
     material: Material, wish: Wish, out: Path, *, ranges: bool, now: datetime, told: Callable[[str], None]
 ) -> Candidate:
@@ -105,16 +91,16 @@ def make_candidate(
         EngineError: A re-quantised model does not run.
     """
     held_out, used = _split(material.observed)
-    did, did_not = [], []
-    obstacle = _obstacle(material, used) if ranges else "not asked for"
-    observed, requantized = material.observed, None
-    if obstacle:
-        did_not.append(f"INT8 ranges: {obstacle}")
-    else:
+    did: list[str] = []
+    did_not: list[str] = []
+    problem = obstacle(material.bundle, len(used)) if ranges else "not asked for"
+    new = Requantized({}, {}, {}, "")
+    if not problem:
         told("fitting INT8 ranges")
-        requantized = _requantize(material, used, held_out)
-        observed = observed.with_logits(requantized.logits)
-        did.append(f"INT8 ranges, from {min(len(used), MAX_RANGE_FRAMES)} visits")
+        new = _ranges(material, used, held_out)
+        problem = "" if new.models else f"the old ones are as good here ({new.words})"
+    (did_not if problem else did).append(f"INT8 ranges: {problem or new.words}")
+    observed = _answers(material, new)
     told("fitting the confidence")
     calibration, labelled = _calibration(material, observed, wish)
     if labelled:
@@ -123,21 +109,8 @@ def make_candidate(
         did_not.append(f"error promise: needs >= {MIN_LABELLED} labelled visits, so the old one stays, unverified")
     drift = reference_of(observed, calibration)
     (did if drift else did_not).append("drift reference: brightness, contrast, blur, colour, view, unsure share")
-    note = "; ".join([*did, *(f"not {words}" for words in did_not)]) + "."
-    changes = (
-        Changes(calibration, drift=drift, note=f"Recalibrated on a robot: {note}")
-        if requantized is None
-        else (
-            Changes(
-                calibration,
-                drift,
-                requantized.models,
-                requantized.parity,
-                requantized.files,
-                f"Recalibrated on a robot: {note}",
-            )
-        )
-    )
+    note = "Recalibrated on a robot: " + "; ".join([*did, *(f"not {words}" for words in did_not)]) + "."
+    changes = Changes(calibration, drift, new.models, new.parity, new.files, note)
     candidate = derive(material.bundle, out, changes, now=now)
     return Candidate(candidate, observed, held_out, labelled, tuple(did), tuple(did_not))
 
@@ -152,92 +125,20 @@ def _split(observed: Observed) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.flatnonzero(mask).astype(np.int64), np.flatnonzero(~mask).astype(np.int64)
 
 
-def _obstacle(material: Material, used: NDArray[np.int64]) -> str:
-    """Why ranges cannot be re-fitted here, or nothing."""
-    if importlib.util.find_spec("onnx") is None:
-        return "the package onnx is not installed here (pip install 'bintally[recalibrate]')"
-    if len(used) < MIN_RANGE_FRAMES:
-        return f"{len(used)} visits, at least {MIN_RANGE_FRAMES} are needed"
-    reference = material.bundle.read(_entry(material.bundle, "reference").file)
-    if not any(entry.role in _DIALECTS for entry in material.bundle.manifest.models):
-        return "the bundle has no INT8 model"
-    import onnx
-
-    graph = onnx.load_model_from_string(reference).graph
-    return "" if any(node.op_type == "Conv" for node in graph.node) else "the network has no convolutions"
+def _ranges(material: Material, used: NDArray[np.int64], held_out: NDArray[np.int64]) -> Requantized:
+    chosen = pick_different(material.observed, used, MAX_FRAMES)
+    pictures = np.stack([material.pictures(int(row))[0] for row in chosen])
+    judged = np.stack([material.pictures(int(row))[0] for row in held_out[:MAX_FRAMES]])
+    return requantize(material.bundle, pictures, judged)
 
 
-def _entry(bundle: Bundle, role: str) -> ModelEntry:
-    found = bundle.manifest.model(role)
-    if found is None:
-        raise InputError(f"bundle {bundle.label} has no {role} model", fix="Export it again.")
-    return found
-
-
-def _requantize(material: Material, used: NDArray[np.int64], held_out: NDArray[np.int64]) -> _Requantized:
-    from calibration.int8.quantize import Recipe, prepare, quantize
-
-    manifest = material.bundle.manifest
-    reference = material.bundle.read(_entry(material.bundle, "reference").file)
-    chosen = used[np.linspace(0, len(used) - 1, min(len(used), MAX_RANGE_FRAMES)).astype(np.int64)]
-    # The published frames are among them: when the light is as it was again, nothing may saturate.
-    golden = [resize(frame, manifest.preprocessing) for frame in read_golden(material.bundle, "reference").frames]
-    pictures = np.stack([*golden, *(material.pictures(int(row))[0] for row in chosen)])
-    prepared = prepare(reference, normalize_batch(pictures, manifest.preprocessing))
-    models: dict[str, ModelEntry] = {}
-    files: dict[str, bytes] = {}
-    for entry in manifest.models:
-        if entry.role == "reference":
-            continue
-        kept_float = frozenset(entry.float_nodes) & frozenset(prepared.convolutions)
-        quantized = quantize(prepared, Recipe(entry.role, "minmax", kept_float))
-        models[entry.role] = entry.model_copy(update={"float_nodes": quantized.float_nodes})
-        files[entry.file] = quantized.model
-    files[GOLDEN_NAME] = _golden(material.bundle, models, files)
-    logits, parity = _answers(material, models, files, held_out)
-    return _Requantized(models, files, parity, logits)
-
-
-def _run(
-    bundle: Bundle, entry: ModelEntry, model: bytes, pictures: NDArray[np.uint8] | list[NDArray[np.uint8]]
-) -> NDArray[np.float32]:
-    manifest = bundle.manifest
-    with OrtEngine(model, entry, manifest.preprocessing, classes=len(manifest.count_classes), threads=1) as engine:
-        return np.concatenate(
-            [infer_frames(engine, picture[np.newaxis], manifest.preprocessing) for picture in pictures]
-        )
-
-
-def _golden(bundle: Bundle, models: Mapping[str, ModelEntry], files: Mapping[str, bytes]) -> bytes:
-    """The old golden frames with the answers of the new models; the reference's answers stay what was published."""
-    published = read_golden(bundle, "reference")
-    logits, tolerances = {"reference": published.logits}, {"reference": published.tolerance}
-    for role, entry in models.items():
-        logits[role] = _run(bundle, entry, files[entry.file], published.frames)
-        tolerances[role] = read_golden(bundle, role).tolerance
-    return encode_golden(published.frames, logits, tolerances)
-
-
-def _answers(
-    material: Material,
-    models: Mapping[str, ModelEntry],
-    files: Mapping[str, bytes],
-    held_out: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], dict[str, ParityResult]]:
-    """Logits of the model that the robot runs on all visits, and the parity of every new one on held-out visits."""
-    reference = _entry(material.bundle, "reference")
-    pictures = [picture for row in held_out for picture in material.pictures(int(row))]
-    expected = _run(material.bundle, reference, material.bundle.read(reference.file), pictures)
-    parity: dict[str, ParityResult] = {}
-    for entry in models.values():
-        if entry.role != "reference":
-            answers = _run(material.bundle, entry, files[entry.file], pictures)
-            parity[entry.role] = compare(entry.role, expected, answers)
-    if material.role not in models:
-        return material.observed.logits, parity
-    runs = models[material.role]
-    everything = [picture for row in range(len(material.observed)) for picture in material.pictures(row)]
-    return _run(material.bundle, runs, files[runs.file], everything), parity
+def _answers(material: Material, new: Requantized) -> Observed:
+    """All visits, answered by the model that the robot will run."""
+    if material.role not in new.models:
+        return material.observed
+    entry = new.models[material.role]
+    pictures = (picture for row in range(len(material.observed)) for picture in material.pictures(row))
+    return material.observed.with_logits(run_model(material.bundle, entry, new.files[entry.file], pictures))
 
 
 def _calibration(material: Material, observed: Observed, wish: Wish) -> tuple[Calibration, int]:
@@ -246,7 +147,7 @@ def _calibration(material: Material, observed: Observed, wish: Wish) -> tuple[Ca
     if data is None or len(data) < MIN_LABELLED:
         promise = None if current.promise is None else current.promise.model_copy(update={"verified": False})
         return current.model_copy(update={"promise": promise}), 0
-    fitted = wish.fit(data, _entry(material.bundle, material.role).role)
+    fitted = wish.fit(data, entry_of(material.bundle, material.role).role)
     if fitted.promise is None:
         raise no_promise(len(data), needed_for(data, fitted, wish), wish)
     return fitted, len(data)

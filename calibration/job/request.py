@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from bundle.visits import MAX_LABEL
 from calibration.assess import Wish
-from calibration.visits import MAX_LABEL
 
 Share = Annotated[float, Field(ge=0.001, le=0.999)]
 JOB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"

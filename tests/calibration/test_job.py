@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from bundle.camera import CameraProfile
 from bundle.errors import BundleError, ConfigError
 from bundle.store import Store
 from bundle.verify import load_bundle
+from calibration.camera import reference_view
 from calibration.job.collect import Clock
 from calibration.job.context import Surroundings
 from calibration.job.journal import read_journal, write_journal
 from calibration.job.request import Request
 from calibration.job.run import recalibrate, unfinished
 from tests.calibration.conv_bundle import make_conv_bundle
-from tests.calibration.scenes import scene, write_records
+from tests.calibration.scenes import SIZE_WH, scene, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +125,7 @@ def test_job_refits_int8_ranges_on_a_network_that_has_some(tmp_path: Path) -> No
     journal = robot.run()
     assert journal.state == "activated", (journal.reason, journal.checks)
     before, after = robot.first, robot.store.current()
-    assert any(words.startswith("INT8 ranges, from") for words in journal.did)
+    assert any(words.startswith("INT8 ranges: cpu") for words in journal.did), journal.did_not
     assert before.manifest.files["model.cpu.onnx"] != after.manifest.files["model.cpu.onnx"]
     assert before.manifest.files["model.fp32.onnx"] == after.manifest.files["model.fp32.onnx"]
     assert [result.role for result in after.manifest.parity.results] == ["cpu"]
@@ -373,3 +375,17 @@ def test_journal_survives_its_file(robot: _Robot) -> None:
     write_journal(folder, journal)
     assert read_journal(folder) == journal
     assert load_bundle(robot.store.current().path).digest == robot.store.current().digest
+
+
+def test_job_with_a_camera_profile_rectifies_photos_and_refuses_a_camera_that_moved(robot: _Robot) -> None:
+    write_records(robot.visits, 150, 5, noise=0.3)
+    profile = CameraProfile(camera="front", created=_NOW, frame_wh=SIZE_WH)
+    seen = replace(robot.around(), profile=profile)
+    assert recalibrate(seen, _request()).state == "activated"
+    # A reference view of a shelf with bright bars, which these visits do not show.
+    bars = np.zeros((SIZE_WH[1], SIZE_WH[0], 3), np.uint8)
+    bars[::12] = bars[1::12] = 255
+    other = profile.model_copy(update={"view": reference_view(profile, [bars])})
+    journal = recalibrate(replace(robot.around(), profile=other), _request(job_id="job-2"))
+    assert journal.state == "refused"
+    assert "camera front has moved" in journal.reason

@@ -10,12 +10,15 @@ from click.testing import CliRunner
 
 from bundle import images
 from bundle.counter import Counter
-from bundle.errors import ConfigError, InputError
+from bundle.errors import ConfigError, InputError, ParityError
 from bundle.verify import load_bundle
 from calibration.assess import Wish
 from calibration.cli import calibrate
-from calibration.refit import Paths, refit_confidence
-from tests.calibration.scenes import scene, write_table
+from calibration.refit import Paths, find_drift, refit_confidence
+from calibration.refit_ranges import refit_ranges
+from tests.calibration.conv_bundle import make_conv_bundle
+from tests.calibration.scenes import scene, write_records, write_table
+from tests.simulators.bundle_factory import write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,3 +110,52 @@ def test_scene_is_counted_as_what_it_was_made_for(tiny_bundle: Path) -> None:
     counted = [counter.count([scene(rng, count)]).count for count in range(7)]
     counter.close()
     assert counted == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_find_drift_other_light_is_named_and_the_same_light_is_not(tmp_path: Path, calibrated_bundle: Path) -> None:
+    same = write_table(tmp_path / "same", 150, 8, noise=0.3)
+    assert find_drift(calibrated_bundle, same) == ([], False)
+    dark = write_records(tmp_path / "dark", 150, 8, change=lambda picture: np.asarray(picture // 2, np.uint8))
+    events, drifting = find_drift(calibrated_bundle, dark)
+    assert drifting
+    assert len(events) == 1
+    assert "contrast down" in events[0].words  # brightness says little here: it is what stands for the count
+
+
+def test_find_drift_bundle_without_a_reference_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(InputError, match="has no drift reference"):
+        find_drift(tiny_bundle, tmp_path)
+
+
+def test_calibrate_drift_exits_with_one_when_the_last_visits_drift(tmp_path: Path, calibrated_bundle: Path) -> None:
+    dark = write_records(tmp_path / "dark", 150, 8, change=lambda picture: np.asarray(picture // 2, np.uint8))
+    done = CliRunner().invoke(calibrate, ["drift", str(calibrated_bundle), str(dark), "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["event"] == "drift"
+
+
+def test_refit_ranges_come_closer_to_the_reference_and_keep_the_rest(tmp_path: Path) -> None:
+    source = load_bundle(make_conv_bundle(tmp_path / "conv"))
+    visits = write_records(tmp_path / "v", 120, 3, labelled=False)
+    found = refit_ranges(source.path, visits, tmp_path / "out", now=_NOW)
+    assert found.bundle.manifest.files["model.fp32.onnx"] == source.manifest.files["model.fp32.onnx"]
+    assert found.bundle.manifest.files["model.cpu.onnx"] != source.manifest.files["model.cpu.onnx"]
+    assert found.parity["cpu"].mean_tv <= source.manifest.parity.budget.max_mean_tv
+    counter = Counter.open(tmp_path / "out", engine="onnxruntime")  # golden frames of the new model are met
+    counter.close()
+
+
+def test_refit_ranges_beyond_the_budget_are_refused(tmp_path: Path) -> None:
+    folder = make_conv_bundle(tmp_path / "conv")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["parity"]["budget"]["max_mean_tv"] = 0.0
+    write_manifest(folder, content)
+    with pytest.raises(ParityError, match="too far from the reference"):
+        refit_ranges(folder, write_records(tmp_path / "v", 120, 3, labelled=False), tmp_path / "out", now=_NOW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refit_ranges_too_few_visits_are_refused(tmp_path: Path) -> None:
+    visits = write_records(tmp_path / "v", 20, 3, labelled=False)
+    with pytest.raises(InputError, match="at least 32 are needed"):
+        refit_ranges(make_conv_bundle(tmp_path / "conv"), visits, tmp_path / "out", now=_NOW)
