@@ -31,6 +31,7 @@ _VERBS = {
     "engine": ("bundle.engines.cli", "engine", "", "Measure and check what runs a bundle on this machine."),
     "calibrate": ("calibration.cli", "calibrate", "", "Make a bundle's numbers fit a place: confidence, camera."),
     "recalibrate": ("calibration.job.cli", "recalibrate", "", "Fit a robot's active bundle to its own visits."),
+    "serve": ("serve.cli", "serve", "serve", "Count photos over HTTP, for those who have no robot."),
     "agent": ("edge_agent.cli", "agent", "", "Run the agent on a robot, or check its configuration."),
 }
 

@@ -1,0 +1,172 @@
+"""Photos from URLs, from the hosts that the operator allows and from nowhere else.
+
+A service that fetches what strangers name is a door into the network it stands in. So: only http and https, only hosts
+on the allow-list, only their ordinary ports, no redirects, no credentials in the URL. The name is resolved once, every
+address must be a public one, and the connection goes to that very address: a name that answers differently the second
+time gains nothing. Size and time are bounded while reading.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from bundle.errors import BintallyError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PORTS = {"http": 80, "https": 443}
+_CHUNK = 1 << 16
+_OK = 200
+
+
+class FetchError(BintallyError):
+    """A host that is allowed did not give the photo."""
+
+    exit_code = 75
+
+
+class ForbiddenError(InputError):
+    """This URL must not be fetched."""
+
+
+def _resolve(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+
+
+def is_public(address: str) -> bool:
+    """Whether an address lies in the open internet.
+
+    Args:
+        address: IPv4 or IPv6.
+
+    Returns:
+        False for private, loopback, link-local, multicast and reserved ones, and for IPv6 addresses that stand for an
+        IPv4 one (mapped, 6to4, Teredo, NAT64), because those may lead anywhere.
+    """
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address) and (
+        found not in _GLOBAL_UNICAST or found.sixtofour is not None or found.teredo is not None
+    ):
+        return False
+    return found.is_global and not found.is_multicast
+
+
+@dataclass(frozen=True, slots=True)
+class Fetcher:
+    """Fetches photos.
+
+    Attributes:
+        allowed_hosts: Exact names, or "*.example.org" for what lies below a name; empty allows none.
+        max_bytes: Largest photo.
+        timeout_s: For the whole of a fetch.
+        resolve: Name to addresses; replaced in tests.
+        ports: Port by scheme; replaced in tests.
+        is_public: Whether an address may be connected to; replaced in tests.
+    """
+
+    allowed_hosts: tuple[str, ...] = ()
+    max_bytes: int = 8 << 20
+    timeout_s: float = 10.0
+    resolve: Callable[[str], list[str]] = _resolve
+    ports: tuple[tuple[str, int], ...] = tuple(_PORTS.items())
+    is_public: Callable[[str], bool] = is_public
+
+    def fetch(self, url: str) -> bytes:
+        """Fetch one photo.
+
+        Args:
+            url: As a caller named it.
+
+        Returns:
+            The body.
+
+        Raises:
+            ForbiddenError: The URL is not one that may be fetched.
+            FetchError: The host did not give the photo.
+        """
+        scheme, host, target = self._check(url)
+        end = time.monotonic() + self.timeout_s
+        address = self._address(host)
+        connection = _connect(scheme, host, address, dict(self.ports)[scheme], self.timeout_s)
+        try:
+            connection.request("GET", target, headers={"Host": host, "Accept": "image/jpeg, image/png"})
+            response = connection.getresponse()
+            if response.status != _OK:
+                raise FetchError(f"{host} did not give the photo", got=f"status {response.status}")
+            return self._read(response, host, end)
+        except (OSError, http.client.HTTPException) as exc:
+            raise FetchError(f"{host} did not give the photo", got=str(exc) or type(exc).__name__) from exc
+        finally:
+            connection.close()
+
+    def _check(self, url: str) -> tuple[str, str, str]:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as exc:
+            raise ForbiddenError("the URL is malformed", got=url[:200]) from exc
+        host = (parts.hostname or "").rstrip(".").lower()
+        scheme = parts.scheme
+        if scheme not in _PORTS or parts.username or parts.password or port not in (None, _PORTS[scheme]):
+            raise ForbiddenError(
+                "the URL is not one that is fetched",
+                got=f"{scheme or 'no'} scheme, port {port}",
+                expected="http or https, ordinary port, no credentials",
+            )
+        if not any(_matches(host, pattern.lower()) for pattern in self.allowed_hosts):
+            raise ForbiddenError(
+                "the URL's host is not allowed", got=host, fix="The operator lists hosts with --allow-host."
+            )
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if not target.isascii() or any(character.isspace() or not character.isprintable() for character in target):
+            raise ForbiddenError("the URL is malformed", got=ascii(target)[:200])
+        return scheme, host, target
+
+    def _address(self, host: str) -> str:
+        try:
+            addresses = self.resolve(host)
+        except OSError as exc:
+            raise FetchError(f"{host} has no address", got=str(exc)) from exc
+        private = [address for address in addresses if not self.is_public(address)]
+        if private or not addresses:
+            raise ForbiddenError("the URL leads into a private network", got=host)
+        return addresses[0]
+
+    def _read(self, response: http.client.HTTPResponse, host: str, end: float) -> bytes:
+        parts, size = [], 0
+        while chunk := response.read1(_CHUNK):
+            size += len(chunk)
+            if size > self.max_bytes:
+                raise FetchError(f"{host} gave too large a file", got=f"over {self.max_bytes} bytes")
+            if time.monotonic() > end:
+                raise FetchError(f"{host} gave the photo too slowly", got=f"over {self.timeout_s:g} s")
+            parts.append(chunk)
+        return b"".join(parts)
+
+
+def _matches(host: str, pattern: str) -> bool:
+    return host.endswith(pattern[1:]) and host != pattern[2:] if pattern.startswith("*.") else host == pattern
+
+
+def _connect(scheme: str, host: str, address: str, port: int, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection to the address that was checked, with the name for the certificate and the Host header."""
+    connection = http.client.HTTPConnection(address, port, timeout=timeout_s)
+    if scheme == "https":
+        try:
+            plain = socket.create_connection((address, port), timeout_s)
+            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+        except OSError as exc:
+            raise FetchError(f"{host} cannot be reached", got=str(exc)) from exc
+    return connection
