@@ -175,12 +175,7 @@ class Counter:
             InputError: There is no image, or one is no colour image.
             EngineError: The engine failed.
         """
-        if not images_bgr:
-            raise InputError("nothing to count", got="no frames", expected="at least one")
-        spec = self.bundle.manifest.preprocessing
-        tensor = np.stack([preprocess(image, spec) for image in images_bgr])
-        calibration = self.bundle.manifest.calibration
-        return posterior_from_logits(self.engine.infer(tensor), calibration.temperature, calibration.ordinal)
+        return self.posteriors_of(self.tensor(images_bgr))
 
     def count(self, images_bgr: Sequence[NDArray[np.uint8]]) -> Count:
         """Count one bin from the frames of one visit.
@@ -195,8 +190,51 @@ class Counter:
             InputError: There is no frame, or one is no colour image.
             EngineError: The engine failed.
         """
+        return self.decide(self.posteriors(images_bgr))
+
+    def tensor(self, images_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """The first half of `posteriors`: preprocessing alone, safe from any thread.
+
+        Args:
+            images_bgr: As in `posteriors`.
+
+        Returns:
+            float32, (N, 3, h, w).
+
+        Raises:
+            InputError: There is no image, or one is no colour image.
+        """
+        if not images_bgr:
+            raise InputError("nothing to count", got="no frames", expected="at least one")
+        spec = self.bundle.manifest.preprocessing
+        return np.stack([preprocess(image, spec) for image in images_bgr])
+
+    def posteriors_of(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The second half of `posteriors`: the network and the calibration.
+
+        Args:
+            tensor_nchw: float32, (N, 3, h, w), of `tensor`.
+
+        Returns:
+            float64, (N, K), rows sum to 1.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        calibration = self.bundle.manifest.calibration
+        return posterior_from_logits(self.engine.infer(tensor_nchw), calibration.temperature, calibration.ordinal)
+
+    def decide(self, posteriors: NDArray[np.float64]) -> Count:
+        """Count from the posteriors of the frames of one visit; safe from any thread.
+
+        Args:
+            posteriors: float64, (N, K), N at least 1, rows sum to 1.
+
+        Returns:
+            The count with its confidence.
+        """
         rule = self.bundle.manifest.calibration.interval
-        return count_from_posterior(fuse(self.posteriors(images_bgr)), self.classes, self.threshold, rule)
+        return count_from_posterior(fuse(posteriors), self.classes, self.threshold, rule)
 
     def close(self) -> None:
         """Free the engine."""

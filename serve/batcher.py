@@ -67,11 +67,11 @@ class Batcher:
             Will hold the posteriors, float64 (N, K), or an EngineError.
 
         Raises:
-            OverloadedError: The queue is full, or the batcher is closed.
+            OverloadedError: The queue is full, or nobody answers any more.
         """
         job = _Job(tensor_nchw, Future())
         with self._gate:  # nothing is queued behind the mark that `close` puts last
-            if self._closed.is_set():
+            if not self.alive():
                 raise OverloadedError("the service is stopping")
             try:
                 self._queue.put_nowait(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from serve.fetch import Fetcher
 from serve.service import Service
 
 _BACKLOG = 512
+_MAX_CONNECTIONS = 4096
+"""Far above what is worked on: a caller beyond `--max-inside` still gets an answer that says when to come back."""
 
 
 @click.command()
@@ -64,6 +67,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
         log_level="warning",
         access_log=False,
         server_header=False,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
     )
@@ -71,6 +75,9 @@ def serve(  # noqa: PLR0913 - one parameter per option
         with _listen(host, port) as listening:
             click.echo(f"{counter.bundle.label}; {counter.engine.reason}", err=True)
             click.echo(f"listening on http://{host}:{listening.getsockname()[1]}", err=True)
+            # uvicorn stops gracefully and then raises the signal once more, which would end the process half-way.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         batcher.close()

@@ -12,7 +12,9 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,7 +22,7 @@ from urllib.parse import urlsplit
 from bundle.errors import BintallyError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PORTS = {"http": 80, "https": 443}
 _CHUNK = 1 << 16
@@ -97,19 +99,19 @@ class Fetcher:
             FetchError: The host did not give the photo.
         """
         scheme, host, target = self._check(url)
-        end = time.monotonic() + self.timeout_s
         address = self._address(host)
-        connection = _connect(scheme, host, address, dict(self.ports)[scheme], self.timeout_s)
+        end = time.monotonic() + self.timeout_s
         try:
-            connection.request("GET", target, headers={"Host": host, "Accept": "image/jpeg, image/png"})
-            response = connection.getresponse()
-            if response.status != _OK:
-                raise FetchError(f"{host} did not give the photo", got=f"status {response.status}")
-            return self._read(response, host, end)
+            with _connected(scheme, host, address, dict(self.ports)[scheme], end) as connection:
+                connection.request("GET", target, headers={"Host": host, "Accept": "image/jpeg, image/png"})
+                response = connection.getresponse()
+                if response.status != _OK:
+                    raise FetchError(f"{host} did not give the photo", got=f"status {response.status}")
+                return self._read(response, host, end)
         except (OSError, http.client.HTTPException) as exc:
+            if time.monotonic() >= end:
+                raise self._too_slow(host) from exc
             raise FetchError(f"{host} did not give the photo", got=str(exc) or type(exc).__name__) from exc
-        finally:
-            connection.close()
 
     def _check(self, url: str) -> tuple[str, str, str]:
         try:
@@ -119,6 +121,8 @@ class Fetcher:
             raise ForbiddenError("the URL is malformed", got=url[:200]) from exc
         host = (parts.hostname or "").rstrip(".").lower()
         scheme = parts.scheme
+        if not host.isascii():
+            raise ForbiddenError("the URL is malformed", got=ascii(host)[:200])
         if scheme not in _PORTS or parts.username or parts.password or port not in (None, _PORTS[scheme]):
             raise ForbiddenError(
                 "the URL is not one that is fetched",
@@ -137,8 +141,8 @@ class Fetcher:
     def _address(self, host: str) -> str:
         try:
             addresses = self.resolve(host)
-        except OSError as exc:
-            raise FetchError(f"{host} has no address", got=str(exc)) from exc
+        except (OSError, UnicodeError) as exc:
+            raise FetchError(f"{host[:200]} has no address", got=str(exc)[:200]) from exc
         private = [address for address in addresses if not self.is_public(address)]
         if private or not addresses:
             raise ForbiddenError("the URL leads into a private network", got=host)
@@ -150,23 +154,46 @@ class Fetcher:
             size += len(chunk)
             if size > self.max_bytes:
                 raise FetchError(f"{host} gave too large a file", got=f"over {self.max_bytes} bytes")
-            if time.monotonic() > end:
-                raise FetchError(f"{host} gave the photo too slowly", got=f"over {self.timeout_s:g} s")
             parts.append(chunk)
+        if time.monotonic() >= end:
+            raise self._too_slow(host)
         return b"".join(parts)
+
+    def _too_slow(self, host: str) -> FetchError:
+        return FetchError(f"{host} gave the photo too slowly", got=f"over {self.timeout_s:g} s")
 
 
 def _matches(host: str, pattern: str) -> bool:
     return host.endswith(pattern[1:]) and host != pattern[2:] if pattern.startswith("*.") else host == pattern
 
 
-def _connect(scheme: str, host: str, address: str, port: int, timeout_s: float) -> http.client.HTTPConnection:
-    """A connection to the address that was checked, with the name for the certificate and the Host header."""
-    connection = http.client.HTTPConnection(address, port, timeout=timeout_s)
-    if scheme == "https":
-        try:
-            plain = socket.create_connection((address, port), timeout_s)
-            connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-        except OSError as exc:
-            raise FetchError(f"{host} cannot be reached", got=str(exc)) from exc
-    return connection
+@contextmanager
+def _connected(scheme: str, host: str, address: str, port: int, end: float) -> Iterator[http.client.HTTPConnection]:
+    """A connection to the address that was checked, with the name for the certificate, cut off at `end`.
+
+    A timeout of the socket bounds each single read; a host that sends a byte now and then would never reach it.
+    """
+    left = max(0.01, end - time.monotonic())
+    connection = http.client.HTTPConnection(address, port)
+    sock = socket.create_connection((address, port), left)
+    try:
+        if scheme == "https":
+            context = ssl.create_default_context()
+            sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        cut = threading.Timer(left, _cut, [sock])
+        cut.daemon = True
+        cut.start()
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
+        connection.sock = sock
+        yield connection
+    finally:
+        cut.cancel()
+        connection.close()
+        sock.close()
+
+
+def _cut(sock: socket.socket) -> None:
+    with suppress(OSError):  # closed in the meantime
+        # Of the plain socket: the one of TLS would take the state away from the thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -46,7 +46,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
 def _http(answer: Answer) -> dict[str, Any]:
     return {
         "statusCode": answer.status,
-        "headers": {"Content-Type": "application/json"},
+        "headers": {"Content-Type": "application/json", **answer.headers()},
         "body": json.dumps(answer.content),
     }
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 16 << 20
 MAX_FRAMES = 16
+OVERLOADED = 503
 _ANSWER_S = 30.0
 _IMAGES = frozenset({"image/jpeg", "image/png", "application/octet-stream", "application/x-image"})
 _KEYS = frozenset({"image", "images", "url"})
@@ -34,7 +35,7 @@ _STATUS: tuple[tuple[type[BintallyError], int], ...] = (
     (ForbiddenError, 403),
     (InputError, 422),
     (FetchError, 502),
-    (OverloadedError, 503),
+    (OverloadedError, OVERLOADED),
 )
 
 
@@ -49,6 +50,14 @@ class Answer:
 
     status: int
     content: dict[str, Any]
+
+    def headers(self) -> dict[str, str]:
+        """What the caller must know beside the content.
+
+        Returns:
+            Retry-After for an overload, else nothing.
+        """
+        return {"Retry-After": "1"} if self.status == OVERLOADED else {}
 
 
 class _RequestError(InputError):

@@ -22,6 +22,7 @@ _DOCUMENTS = (
     "docs/datasets.md",
     "docs/mqtt.md",
     "docs/engines.md",
+    "docs/serve.md",
 )
 _COMMAND = re.compile(r"^(?: {4}|\$ )(bintally [a-z][^\n#|]*)", re.MULTILINE)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")

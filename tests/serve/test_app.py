@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,11 +28,11 @@ from tests.serve.test_service import bomb
 from tests.simulators.bundle_factory import grey, make_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _PHOTO = encode_jpeg(grey(3, (640, 480)))
-_START_S = 60
+_HEAD = f"POST /count HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(_PHOTO)}\r\n\r\n".encode()
 
 
 class _Served:
@@ -148,40 +149,49 @@ def test_app_full_house_is_503_at_once(served: _Served) -> None:
     """Four callers that send nothing occupy every place."""
     idle = [_half_open(served.port) for _ in range(4)]
     try:
-        deadline = time.monotonic() + 30
-        while (status := served.count()[0]) != 503 and time.monotonic() < deadline:
-            pass
-        assert status == 503
+        _until(lambda: served.count()[0] == 503)
         assert served.ask("GET", "/ping")[0] == 200
     finally:
         for connection in idle:
             connection.close()
-    deadline = time.monotonic() + 30
-    while (status := served.count()[0]) != 200 and time.monotonic() < deadline:
-        pass
-    assert status == 200
+    _until(lambda: served.count()[0] == 200)
 
 
-def test_app_sigterm_stops_cleanly(tmp_path: Path, repository: Path) -> None:
+def test_app_sigterm_answers_who_is_inside_and_ends_with_0(tmp_path: Path, repository: Path) -> None:
     running = _Served(make_bundle(tmp_path / "bundle"), repository)
-    assert running.count()[0] == 200
-    assert running.stop() in (0, -signal.SIGTERM)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as inside:
+        inside.sendall(_HEAD + _PHOTO[:100])
+        assert running.count()[0] == 200  # by now the half request is inside too
+        running.process.send_signal(signal.SIGTERM)
+        _until(lambda: not _listens(running.port))
+        inside.sendall(_PHOTO[100:])
+        assert inside.recv(100).split()[1] == b"200"
+    assert running.stop() == 0
 
 
 def test_app_caller_who_sends_nothing_loses_the_place(tiny_bundle: Path) -> None:
-    counter = Counter.open(tiny_bundle, engine="onnxruntime", threads=1)
-    batcher = Batcher(counter)
-    app = make_app(Service(counter, batcher, Fetcher()), max_inside=1, body_timeout_s=0.2)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        with _half_open(listening.getsockname()[1]) as connection:
-            connection.settimeout(30)
-            assert connection.recv(100).split()[1] == b"408"
-        server.should_exit = True
-        thread.join(30)
-    batcher.close()
+    with _in_process(tiny_bundle, max_inside=1, body_timeout_s=0.2) as port, _half_open(port) as connection:
+        connection.settimeout(30)
+        assert connection.recv(100).split()[1] == b"408"
+
+
+def test_app_large_bodies_together_are_bounded(tiny_bundle: Path) -> None:
+    """Room for one photo and a half: while one is half inside, the next is asked to come back."""
+    with _in_process(tiny_bundle, max_inside=8, max_bytes_inside=3 * len(_PHOTO) // 2) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as first:
+            first.sendall(_HEAD + _PHOTO[:-1])
+            _until(lambda: _raw(port, _HEAD, _PHOTO) == 503)
+            first.sendall(_PHOTO[-1:])
+            assert first.recv(100).split()[1] == b"200"
+        assert _raw(port, _HEAD, _PHOTO) == 200
+
+
+def test_app_caller_who_leaves_gives_the_place_back(tiny_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with _in_process(tiny_bundle, max_inside=1) as port:
+        for _ in range(3):
+            _half_open(port).close()
+        _until(lambda: _raw(port, _HEAD, _PHOTO) == 200)
+    assert caplog.records == []
 
 
 def test_serve_taken_port_is_one_clear_message(tmp_path: Path, repository: Path) -> None:
@@ -192,6 +202,36 @@ def test_serve_taken_port_is_one_clear_message(tmp_path: Path, repository: Path)
     assert done.returncode == 78
     assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@contextmanager
+def _in_process(bundle: Path, **settings: Any) -> Iterator[int]:  # noqa: ANN401 - of make_app
+    batcher = Batcher(counter := Counter.open(bundle, engine="onnxruntime", threads=1))
+    app = make_app(Service(counter, batcher, Fetcher()), **settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            batcher.close()
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def _half_open(port: int) -> socket.socket:

@@ -16,7 +16,7 @@ from serve.batcher import Batcher
 from serve.fetch import Fetcher
 from serve.openapi import description
 from serve.service import MAX_BODY_BYTES, MAX_FRAMES, Service
-from tests.simulators.bundle_factory import grey
+from tests.simulators.bundle_factory import grey, make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +36,10 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-@pytest.fixture
-def service(tiny_bundle: Path) -> Iterator[Service]:
-    counter = Counter.open(tiny_bundle, engine="onnxruntime", threads=1)
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    bundle = make_bundle(tmp_path_factory.mktemp("service") / "bundle")
+    counter = Counter.open(bundle, engine="onnxruntime", threads=1)
     batcher = Batcher(counter)
     yield Service(counter, batcher, Fetcher())
     batcher.close()
@@ -70,6 +71,7 @@ def test_answer_is_that_of_the_counter(service: Service, tiny_bundle: Path) -> N
 
     counter = Counter.open(tiny_bundle, engine="onnxruntime")
     expected = counter.count([decode(_PHOTO, name="photo")])
+    counter.close()
     assert service.answer(_PHOTO, "image/jpeg").content["confidence"] == pytest.approx(expected.confidence, abs=1e-6)
 
 

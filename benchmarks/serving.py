@@ -3,7 +3,7 @@
 Starts `bintally serve` on this machine and asks it from a process of its own, each caller with a connection that it
 keeps, photo after photo. Callers and service share the processor, as a test on one machine has to.
 
-    python benchmarks/serve.py --bundle FOLDER [--photos FOLDER] [--seconds 10] [--clients 1 8 64]
+    python benchmarks/serving.py --bundle FOLDER [--photos FOLDER] [--seconds 10] [--clients 1 8 64]
 
 Without --bundle a network with random weights is exported (--network); latency does not depend on what it knows.
 Without --photos, native-size photos from BINTALLY_SHARED (or ../shared beside the repository) are sent, or noise.
