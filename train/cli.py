@@ -1,4 +1,4 @@
-"""`bintally train` and `bintally evaluate`: thin commands over `train.job` and `train.evaluate`."""
+"""`bintally train`: a thin command over `train.job`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _STOPPED_EXIT_CODE = 75
 @click.option("--out", type=_FOLDER, required=True, help="Run folder to write.")
 @click.option("--config", "config_path", type=_FOLDER, help="TOML file; flags win over it.")
 @click.option("--preset", help="A named starting point: bintally-best, khaled-2023, ...; TOML and flags win over it.")
+@click.option("--fold", type=click.IntRange(0), help="Learn from all folds of a k-fold split but this, judge on it.")
 @click.option("--counts", help="Count classes the counter answers with: 1-5, or 0-6+ (six or more). [default: 0-6+]")
 @click.option("--supervise", help="Wider count classes to learn from, such as 0-10+; cut to --counts at the end.")
 @click.option("--model", help="Any torchvision classifier. [default: mobilenet_v2]")
@@ -61,13 +62,14 @@ def train(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # 
           --weights mobilenet_v2.pth --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --stages 160x8,224x8
       bintally train data/bins --out runs/first --resume
     """
+    from train.cli_evaluate import print_figures
     from train.job import Place
     from train.job import train as run_training
     from train.loop import StopRequestedError
     from train.progress import RichProgress
     from train.stop import StopOnSignal
 
-    config = _resolve(flags)
+    config = _resolve(dataset, flags)
     weights = flags["weights"]
     place = Place(
         dataset=dataset,
@@ -81,42 +83,21 @@ def train(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # 
     except StopRequestedError:
         click.echo(f"bintally: stopped; the checkpoint is in {out}. Go on with --resume.", err=True)
         sys.exit(_STOPPED_EXIT_CODE)
-    _print(figures, as_json=as_json)
+    print_figures(figures, as_json=as_json)
 
 
-@click.command()
-@click.argument("target", type=_FOLDER)
-@click.option("--data", type=_FOLDER, required=True, help="Dataset folder.")
-@click.option("--split", default="val", show_default=True, help="Split to judge on.")
-@click.option("--engine", default="auto", show_default=True, help="Which engine answers, for a bundle.")
-@click.option("--predictions", type=_FOLDER, help="Keep every answer in this .npz file.")
-@_JSON
-def evaluate(target: Path, *, data: Path, split: str, engine: str, predictions: Path | None, as_json: bool) -> None:
-    """Judge TARGET, a run or a bundle, on a dataset: every figure with its 95 % interval.
-
-    A bundle answers through the code that a robot runs, calibrated confidence included.
-
-    \b
-    Examples:
-      bintally evaluate runs/first --data data/bins --split val
-      bintally evaluate bundles/first --data data/bins --split test --json
-      torchrun --nproc-per-node 2 -m bintally evaluate runs/first --data data/bins
-    """
-    from train.evaluate import evaluate as run_evaluation
-    from train.progress import RichProgress
-
-    with RichProgress() as progress:
-        figures = run_evaluation(target, data, split=split, progress=progress, engine=engine, predictions=predictions)
-    if figures is not None:
-        _print(figures, as_json=as_json)
-
-
-def _resolve(flags: dict[str, Any]) -> TrainConfig:
+def _resolve(dataset: Path, flags: dict[str, Any]) -> TrainConfig:
     from train.config import load_config
+    from train.folds import fold_splits
     from train.presets import preset
 
     base = preset(flags["preset"]).settings if flags["preset"] else {}
-    overrides = [*_named(flags), *(setting(text) for text in flags["settings"])]
+    splits = () if flags["fold"] is None else fold_splits(dataset, flags["fold"])
+    overrides = [
+        *zip(("train_split", "eval_split"), splits, strict=False),
+        *_named(flags),
+        *(setting(text) for text in flags["settings"]),
+    ]
     return load_config(flags["config_path"], overrides, base=base)
 
 
@@ -187,17 +168,3 @@ def setting(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
-
-
-def _print(figures: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(figures))
-        return
-    for name in ("accuracy", "within_1", "macro_f1", "rmse", "rmse_posterior_mean", "mae", "ece"):
-        low, high = figures[f"{name}_ci"]
-        click.echo(f"{name:<22}{figures[name]:.4f}   95 % interval {low:.4f} to {high:.4f}")
-    click.echo(f"{'photos':<22}{figures['n']}   {figures['split']} split")
-    click.echo("\ntrue \\ answer" + "".join(f"{name:>7}" for name in figures["classes"]) + "   recall")
-    for name, row in zip(figures["classes"], figures["confusion"], strict=True):
-        recall = figures["per_class"][name]["recall"]
-        click.echo(f"{name:>13}" + "".join(f"{value:>7}" for value in row) + f"   {recall:.1%}")

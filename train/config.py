@@ -36,8 +36,8 @@ class TrainConfig(Strict):
     Attributes:
         counts: Count classes that the finished counter answers with.
         supervise: Wider count classes to learn from (photos outside `counts` still teach); None learns `counts`.
-        train_split: Split of the dataset to learn from.
-        eval_split: Split to judge with, never learned from.
+        train_split: Split of the dataset to learn from, or several: "fold1,fold2".
+        eval_split: Split or splits to judge with, never learned from.
         balance: "undersample" cuts every class of the training photos down to the rarest one.
         epochs: Passes over the training photos.
         batch_size: Photos per step.
@@ -73,6 +73,14 @@ class TrainConfig(Strict):
             return self
         if not set(self.counts) <= set(self.supervise):
             msg = f"supervise must contain every count class, got {list(self.supervise)} for {list(self.counts)}"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _judged_on_what_was_not_learned(self) -> TrainConfig:
+        both = sorted(set(self.train_split.split(",")) & set(self.eval_split.split(",")))
+        if both:
+            msg = f"train_split and eval_split share {', '.join(both)}: a run is judged on photos it never saw"
             raise ValueError(msg)
         return self
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from bundle import durable
-from bundle.counter import posterior_from_logits
 from bundle.errors import ConfigError, InputError
 from train import checkpoint, metrics
+from train.answers import Answers, write_answers
 from train.data.manifest import Dataset
+from train.judging import predict
 from train.learner import build_learner
-from train.loop import Settings, fit, predict
+from train.loop import Settings, fit
 from train.memory import keep_freed_memory
 from train.model import build_model, narrow_head, preprocessing_of
 from train.photos import load_photos, select_photos
@@ -32,7 +33,6 @@ from train.run import (
     Origin,
     read_config,
     write_config,
-    write_predictions,
 )
 
 if TYPE_CHECKING:
@@ -216,16 +216,15 @@ def _finish(learner: Learner, judged_on: PhotoSet, config: TrainConfig, folder: 
     if learner.best is not None:
         model.load_state_dict(learner.best)
     model = narrow_head(model, config.readout).to("cpu").to(memory_format=torch.contiguous_format)
-    logits = predict(model, judged_on)
-    truth = judged_on.targets - config.readout.start
-    figures = metrics.measure(metrics.judge(truth, posterior_from_logits(logits, 1.0), config.counts), config.counts)
+    ids = [photo.id for photo in judged_on.photos]
+    counts = np.array([photo.count for photo in judged_on.photos], dtype=np.int64)
+    answers = Answers(config.counts, ids, counts, predict(model, judged_on))
+    figures = metrics.measure(answers.judged(), config.counts)
     chosen = learner.position.best_epoch if learner.best is not None else config.epochs - 1
     figures = {"split": config.eval_split, "classes": list(config.counts), "epoch": chosen + 1} | figures
     try:
         checkpoint.save_weights(folder / MODEL_NAME, model.state_dict())
-        ids = [photo.id for photo in judged_on.photos]
-        counts = np.array([photo.count for photo in judged_on.photos], dtype=np.int64)
-        write_predictions(folder / PREDICTIONS_NAME, ids, counts, logits)
+        write_answers(folder / PREDICTIONS_NAME, answers)
         durable.write_json(folder / METRICS_NAME, figures)
     except OSError as exc:
         raise InputError(

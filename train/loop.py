@@ -14,12 +14,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from bundle.counter import posterior_from_logits
-from train import metrics
-from train.batches import epoch_batches, plain_batches, training_batches
+from train.batches import epoch_batches, training_batches
+from train.judging import judge_epoch, probe_of
 from train.loss import count_loss
 from train.model import head_name
 from train.optimizer import learning_rate, set_rate
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from train.progress import Progress
 
 _STEP_STREAM = 0x9E3779B97F4A7C15
-_JUDGE_BATCH = 32
-_PROBE_PHOTOS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,7 @@ def fit(  # noqa: PLR0913 - what to learn, from what, how, and who is told
         {"config_sha256": settings.config_sha256, "dataset_sha256": settings.dataset_sha256},
         settings.checkpoint_s,
     )
-    probe = _probe_of(photos, config)
+    probe = probe_of(photos, config)
     per_epoch = _updates(photos, config)
     total = per_epoch * config.epochs
     progress.stage("training", total)
@@ -129,7 +126,7 @@ def fit(  # noqa: PLR0913 - what to learn, from what, how, and who is told
                 saver.save_if_due()
             seconds = time.monotonic() - began
             saver.require_finite()
-            record = _judge_epoch(learner, judged_on, probe, config)
+            record = judge_epoch(learner, judged_on, probe, config)
             record["images_per_s"] = (here.step - first_step) * config.batch_size * config.accumulate / seconds
             stream.append(record | {"seconds": round(seconds, 3)})
             progress.line(epoch_line(record | {"seconds": seconds}))
@@ -137,27 +134,6 @@ def fit(  # noqa: PLR0913 - what to learn, from what, how, and who is told
             on_epoch(record)
     finally:
         stream.close()
-
-
-def predict(model: nn.Module, photos: PhotoSet, *, batch_size: int = _JUDGE_BATCH) -> NDArray[np.float32]:
-    """Logits of every photo, without augmentation.
-
-    Args:
-        model: The network; put into eval mode.
-        photos: What to look at.
-        batch_size: Photos per forward pass.
-
-    Returns:
-        float32 (N, K), in the order of the photos.
-
-    Raises:
-        InputError: A photo cannot be read.
-    """
-    weight = next(model.parameters())
-    model.eval()
-    batches = plain_batches(photos, batch_size)
-    with torch.inference_mode():
-        return np.concatenate([model(_tensor(batch, weight.device)).float().cpu().numpy() for batch in batches])
 
 
 def _train_epoch(
@@ -227,43 +203,6 @@ def _update(learner: Learner, config: TrainConfig, total: int) -> dict[str, Any]
     learner.average.update_parameters(learner.model)
     here.step += 1
     return {"kind": "step", "epoch": here.epoch, "step": here.step, "lr": rate, "gradient_norm": norm}
-
-
-def _judge_epoch(learner: Learner, photos: PhotoSet, probe: PhotoSet, config: TrainConfig) -> dict[str, Any]:
-    """Judge the averaged weights, remember the best, and move the position to the next epoch."""
-    here = learner.position
-    judged, loss = _judge(learner, photos, config)
-    record: dict[str, Any] = {
-        "kind": "epoch",
-        "epoch": here.epoch,
-        "step": here.step,
-        "train_loss": here.loss_sum / max(1, here.batch),
-        "loss": loss,
-        # Training photos as they are: the loss while training is inflated by augmentation and dropout.
-        "probe_loss": _judge(learner, probe, config)[1] if len(probe) else None,
-        **metrics.brief(judged),
-    }
-    if config.select == "best" and record["rmse_posterior_mean"] < here.best:
-        here.best, here.best_epoch = record["rmse_posterior_mean"], here.epoch
-        learner.best = {name: value.clone() for name, value in learner.average.module.state_dict().items()}
-    here.epoch, here.batch, here.loss_sum = here.epoch + 1, 0, 0.0
-    return record
-
-
-def _judge(learner: Learner, photos: PhotoSet, config: TrainConfig) -> tuple[metrics.Judged, float]:
-    """What the averaged weights say on the count classes, and the loss of it."""
-    logits = predict(learner.average.module, photos)[:, config.readout]
-    classes = photos.targets - config.readout.start
-    judged = metrics.judge(classes, posterior_from_logits(logits, 1.0), config.counts)
-    losses = count_loss(torch.from_numpy(logits), torch.from_numpy(classes), config.loss)
-    return judged, float(losses.mean())
-
-
-def _probe_of(photos: PhotoSet, config: TrainConfig) -> PhotoSet:
-    """Evenly spaced training photos of the count classes."""
-    classes = photos.targets - config.readout.start
-    rows = np.flatnonzero((classes >= 0) & (classes < len(config.counts)))
-    return photos.take(rows[:: max(1, len(rows) // _PROBE_PHOTOS)][:_PROBE_PHOTOS])
 
 
 def _updates(photos: PhotoSet, config: TrainConfig) -> int:

@@ -137,11 +137,11 @@ def load_photos(
 def select_photos(
     dataset: Dataset, split: str, classes: CountClasses, *, balance_with: int | None = None
 ) -> list[Photo]:
-    """Photos of one split that the count classes cover, each class with at least one.
+    """Photos of a split that the count classes cover, each class with at least one.
 
     Args:
         dataset: An opened dataset.
-        split: Name of the split.
+        split: Name of the split, or several joined by commas.
         classes: Count classes.
         balance_with: Seed of an undersampling to equal classes; None keeps every photo.
 
@@ -173,15 +173,18 @@ def select_photos(
 
 
 def scaled(image_bgr: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Shrink a resized photo for a stage that trains on smaller pictures.
+    """Bring a resized photo to the size of a stage, smaller or larger than the one it is kept in.
 
     Args:
         image_bgr: uint8, (h, w, 3), BGR, square.
-        size: Wanted width and height, at most what it has.
+        size: Wanted width and height.
 
     Returns:
         uint8, (size, size, 3), BGR.
     """
     if image_bgr.shape[0] == size:
         return image_bgr
-    return np.asarray(cv2.resize(image_bgr, (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    how = (
+        cv2.INTER_AREA if size < image_bgr.shape[0] else cv2.INTER_LINEAR
+    )  # area averages turn to blocks when enlarged
+    return np.asarray(cv2.resize(image_bgr, (size, size), interpolation=how), dtype=np.uint8)

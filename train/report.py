@@ -11,10 +11,11 @@ import numpy as np
 
 from bundle import durable, images
 from bundle.errors import InputError
+from train.answers import read_answers
 from train.data.manifest import Dataset
 from train.rules import class_imbalance
 from train.rules_speed import verdict
-from train.run import METRICS_NAME, STREAM_NAME, read_config, read_metrics, read_predictions
+from train.run import METRICS_NAME, PREDICTIONS_NAME, STREAM_NAME, read_config, read_metrics
 from train.stream import read_stream
 from train.watch import check_stream
 
@@ -121,11 +122,11 @@ def gather(folder: Path) -> RunReport:
     started = read_config(folder)
     config, origin = started.config, started.origin
     figures = read_metrics(folder / METRICS_NAME)
-    kept = read_predictions(folder, config.counts)
+    kept = read_answers(folder / PREDICTIONS_NAME, config.counts)
     records = list(read_stream(folder / STREAM_NAME))
     steps = [record for record in records if record["kind"] == "step"]
     photos = _photo_paths(origin.dataset)
-    judged = kept.judged
+    judged = kept.judged()
     answers = _Answers(config.counts, kept.ids, judged, photos)
     return RunReport(
         name=folder.resolve().name,

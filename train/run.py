@@ -15,31 +15,23 @@ RUN/
 
 from __future__ import annotations
 
-import io
 import json
 import platform
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from bundle import durable
-from bundle.counter import posterior_from_logits
 from bundle.errors import ConfigError, InputError
-from bundle.manifest import class_index
 from train.config import TrainConfig, digest_of, validated
-from train.metrics import judge
 from train.model import build_model, preprocessing_of, read_weights
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import nn
 
     from bundle.manifest import CountClasses, Preprocessing
-    from train.metrics import Judged
 
 CONFIG_NAME = "config.json"
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -208,63 +200,6 @@ def read_config(folder: Path) -> Started:
             fix="Train again with the changed configuration.",
         )
     return Started(config, str(sha256), origin)
-
-
-def write_predictions(path: Path, ids: list[str], truth: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-    """Keep the answers, so that every figure can be computed again.
-
-    Args:
-        path: Destination.
-        ids: Photo ids.
-        truth: int64 (N,), true counts (not class indices).
-        logits: float32 (N, K).
-
-    Raises:
-        OSError: The disk refused.
-    """
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, id=np.array(ids, dtype=np.str_), truth=truth, logits=logits)
-    durable.write_bytes(path, buffer.getvalue())
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Answers read back from predictions.npz.
-
-    Attributes:
-        ids: Photo ids.
-        judged: Answers beside the truth.
-    """
-
-    ids: list[str]
-    judged: Judged
-
-
-def read_predictions(folder: Path, classes: CountClasses) -> Kept:
-    """Read back what `write_predictions` wrote.
-
-    Args:
-        folder: The run folder.
-        classes: The run's count classes.
-
-    Returns:
-        Ids and judged answers.
-
-    Raises:
-        InputError: The file is missing, damaged or of other classes.
-    """
-    path = folder / PREDICTIONS_NAME
-    try:
-        # From memory: numpy leaves the file open when it is no archive.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-            ids, counts, logits = kept["id"].tolist(), kept["truth"], kept["logits"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
-        raise InputError(
-            f"cannot read {path}", got=f"{type(exc).__name__}: {exc}"[:200], fix="Finish the run, or train it again."
-        ) from exc
-    found = [class_index(classes, int(count)) for count in counts]
-    truth = np.array([-1 if index is None else index for index in found], dtype=np.int64)
-    return Kept(ids, judge(truth, posterior_from_logits(logits, 1.0), classes))
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

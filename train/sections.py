@@ -25,7 +25,7 @@ class ModelConfig(Strict):
         options: Keyword arguments of its builder, such as `width_mult`.
         weights: "none" starts from scratch, "hub" takes torchvision's own, "file" a file that is given with the run.
         weights_sha256: Hash of that file; filled in when the run starts.
-        size: Input width and height, pixels.
+        size: Input width and height, pixels; photos that are smaller are enlarged.
         resize: See `bundle.manifest.Preprocessing`.
         mean: Input normalisation, RGB on the 0..1 scale; None takes what the weights were trained with.
         std: Likewise.
@@ -116,7 +116,10 @@ class AugmentConfig(Strict):
 
 
 class Stage(Strict):
-    """From `epoch` on, train on pictures of `size` x `size` pixels (small first, full size last)."""
+    """From `epoch` on, train on pictures of `size` x `size` pixels: smaller than `model.size`, or larger.
+
+    Photos are kept in memory at `model.size` and judged at it; a larger stage enlarges those.
+    """
 
     epoch: Annotated[int, Field(ge=0)]
     size: Annotated[int, Field(ge=32, le=1024)]

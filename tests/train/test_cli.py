@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from bundle.errors import ConfigError, InputError
 from tests.train.tiny import CONFIG
-from train.cli import evaluate, train
+from train.cli import train
+from train.cli_evaluate import evaluate
 
 if TYPE_CHECKING:
     from pathlib import Path

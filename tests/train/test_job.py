@@ -15,7 +15,7 @@ from tests.train.tiny import config, make_dataset
 from train import checkpoint
 from train.config import digest_of
 from train.data.manifest import Dataset
-from train.evaluate import evaluate
+from train.evaluate import Question, evaluate
 from train.job import Place, train
 from train.photos import select_photos
 from train.progress import Silent
@@ -88,7 +88,7 @@ def test_train_wider_supervision_ends_with_the_count_classes(tiny_dataset: Path,
     assert run.classes == ("1", "2", "3")
     with torch.inference_mode():
         assert run.module(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
-    again = evaluate(tmp_path / "run", tiny_dataset, split="val", progress=Silent())
+    again = evaluate(tmp_path / "run", Question(Dataset.open(tiny_dataset), "val"), progress=Silent())
     assert again is not None
     assert {name: again[name] for name in figures if name != "epoch"} == {
         name: (tuple(value) if name.endswith("_ci") else value) for name, value in figures.items() if name != "epoch"

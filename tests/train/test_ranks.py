@@ -11,7 +11,8 @@ import pytest
 
 from bundle.errors import ConfigError
 from tests.train.tiny import config
-from train.evaluate import evaluate
+from train.data.manifest import Dataset
+from train.evaluate import Question, evaluate
 from train.job import Place, train
 from train.progress import Silent
 from train.ranks import Ranks, joined_ranks
@@ -52,7 +53,8 @@ def test_evaluate_two_processes_answer_like_one_sample_for_sample(
     run = tmp_path / "run"
     place = Place(dataset=tiny_dataset, out=run, device="cpu", threads=1)
     train(config(epochs=1, counts=["0", "1", "2", "3", "4"]), place, progress=Silent())
-    alone = evaluate(run, tiny_dataset, split="train", progress=Silent(), predictions=tmp_path / "one.npz")
+    question = Question(Dataset.open(tiny_dataset), "train")
+    alone = evaluate(run, question, progress=Silent(), predictions=tmp_path / "one.npz")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     command = ["evaluate", str(run), "--data", str(tiny_dataset), "--split", "train", "--json"]
     done = subprocess.run(

@@ -102,7 +102,7 @@ class Shards:
         """Find photos.
 
         Args:
-            split: Name or names to keep; None keeps all.
+            split: Name or names to keep, in one text joined by commas; None keeps all.
             counts: Counts to keep; None keeps all.
 
         Returns:
@@ -110,7 +110,7 @@ class Shards:
         """
         keep = np.ones(len(self), dtype=np.bool_)
         if split is not None:
-            names = pa.array([split] if isinstance(split, str) else sorted(split))
+            names = pa.array(split.split(",") if isinstance(split, str) else sorted(split))
             keep &= pc.is_in(column(self._table, "split"), value_set=names).to_numpy(zero_copy_only=False)
         if counts is not None:
             keep &= np.isin(self.counts, np.fromiter(counts, np.int64))

@@ -175,7 +175,7 @@ class Dataset:
         """Find rows.
 
         Args:
-            split: Name or names to keep; None keeps every row, assigned or not.
+            split: Name or names to keep, in one text joined by commas; None keeps every row, assigned or not.
             counts: Counts to keep, such as `range(6)`; None keeps all.
 
         Returns:
@@ -186,7 +186,7 @@ class Dataset:
         """
         keep = np.ones(len(self), dtype=np.bool_)
         if split is not None:
-            names = [split] if isinstance(split, str) else sorted(split)
+            names = split.split(",") if isinstance(split, str) else sorted(split)
             missing = sorted(set(names) - set(self.split_names()))
             if missing:
                 raise InputError(
