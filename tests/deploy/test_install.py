@@ -51,7 +51,7 @@ def quick_python(folder: Path) -> Path:
     program.write_text(
         f"""#!/bin/sh
 [ "$1 $2" = "-m venv" ] || exec {real} "$@"
-{real} -m venv --without-pip "$3" && ln -s {borrowed} "$3"/lib/python3.*/site-packages/pip
+{real} -m venv --without-pip "$3" && cd "$3"/lib/python3.*/site-packages && ln -s {borrowed} pip
 """,
         encoding="utf-8",
     )
