@@ -10,10 +10,12 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Generic
 
-from edge_agent.outbox_file import Page, Row
+from edge_agent.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from edge_agent.rows import Page
 
 _MAX_ROWS = 256
 

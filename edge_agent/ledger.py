@@ -15,6 +15,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_agent.commands.table import GRACE_S
+from edge_agent.newest import NewestPerBin
 from edge_agent.outbox_file import OutboxFile, StoreFullError, Table
 from edge_agent.outbox_rescue import quarantined_bytes
 from edge_agent.reserve import Reserve
@@ -60,6 +62,7 @@ class Ledger:
         self, file: OutboxFile, spool: Spool, limits: StateSection, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.numbers = LedgerNumbers()
+        self.newest = NewestPerBin(file.newest_per_topic(NewestPerBin.MAX_BINS))
         self.file = file
         self._spool = spool
         self._limits = limits
@@ -128,6 +131,7 @@ class Ledger:
             StoreFullError: There is no room; nothing was stored.
             DeliveryError: The disk or the file is broken.
         """
+        entries = [part for entry in entries for part in (entry, *entry.companions)]
         data = {entry.event_id: entry.image.data for entry in entries if entry.image is not None}
         self._make_room_for(sum(map(len, data.values())))
         try:
@@ -146,7 +150,10 @@ class Ledger:
                 self.file.insert(message)
             for image in images:
                 self.file.insert(image)
+            for entry in entries:
+                self.file.commands.put(entry)
             gone = self.file.delete("message", delivered)
+        self.newest.note(messages)
         self._next_message += len(messages)
         self._next_image += len(images)
         self.numbers.messages += len(messages) - gone
@@ -272,6 +279,8 @@ class Ledger:
             self.remove_images([row for row in page.rows if row.id in old_images], "images_aged")
         if up_s - self._uptime_saved_s >= _UPTIME_EVERY_S:
             self.save_uptime()
+            with self.file.transaction():
+                self.file.commands.forget(time.time() - GRACE_S)
         self.file.shrink()
         self._reserve.restore()
         first = self.file.oldest_up_s()

@@ -22,6 +22,7 @@ from bundle.errors import DeliveryError
 from edge_agent.lane import Lane
 from edge_agent.outbox_file import StoreFullError
 from edge_agent.rows import Entry, StoredImage, StoredMessage
+from edge_agent.threads import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -119,7 +120,7 @@ class Outbox:
         self._delivered: list[int] = []
         self._refused: list[_Refused] = []
         self._images_done: list[_ImageDone] = []
-        self._accepted = {"count": 0, "event": 0, "image": 0}
+        self._accepted = {"count": 0, "event": 0, "result": 0, "image": 0}
         self._full = False
         self._retry_s = 0.0
         self._settle_by_s = 0.0
@@ -209,6 +210,10 @@ class Outbox:
             self._ledger.uptime_s - message.created_up_s > after_s
         )
 
+    def is_newest(self, message: StoredMessage) -> bool:
+        """Tell whether no newer count of the message's bin was stored; see `NewestPerBin`."""
+        return self._ledger.newest.is_newest(message)
+
     def numbers(self) -> OutboxNumbers:
         """A copy of the numbers, for telemetry."""
         now: LedgerNumbers = self._ledger.numbers
@@ -241,6 +246,17 @@ class Outbox:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        failure = attempt("the outbox", self._work)
+        if isinstance(failure, DeliveryError):
+            self.failure = failure
+        elif failure is not None:
+            got = f"{type(failure).__name__}: {failure}"
+            self.failure = DeliveryError("the outbox failed in an unforeseen way", got=got)
+        else:
+            self.failure = DeliveryError("the outbox is closed")
+        self._ledger.file.close()
+
+    def _work(self) -> None:
         try:
             while not (self._closing and self._inbox.empty() and not self._held and not self._has_settled()):
                 self._step()
@@ -251,14 +267,6 @@ class Outbox:
             self._ledger.save_uptime()
         except StoreFullError:
             _LOG.warning("the running time could not be saved, because the disk is full")
-        except DeliveryError as exc:
-            self.failure = exc
-        except Exception as exc:  # noqa: BLE001 - the top of the thread: the agent must learn why it ended
-            _LOG.exception("the outbox failed in an unforeseen way")
-            self.failure = DeliveryError("the outbox failed in an unforeseen way", got=f"{type(exc).__name__}: {exc}")
-        finally:
-            self.failure = self.failure or DeliveryError("the outbox is closed")
-            self._ledger.file.close()
 
     def _step(self) -> None:
         """Do one round: take orders, commit entries, remove what is settled, hand rows on."""
@@ -315,7 +323,8 @@ class Outbox:
             messages, images = self._ledger.commit(entries, delivered)
         self._held, self._full, self._last_commit_s = [], False, self._clock()
         for entry in entries:
-            self._accepted[entry.kind] += 1
+            for part in (entry, *entry.companions):
+                self._accepted[part.kind] += 1
         self._accepted["image"] += len(images)
         with self._lock:
             self._waiting -= len(entries)

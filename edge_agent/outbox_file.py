@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Literal
 
 from bundle.errors import DeliveryError
-from edge_agent.rows import StoredImage, StoredMessage, checksum
+from edge_agent.commands.table import SCHEMA as COMMAND_SCHEMA
+from edge_agent.commands.table import CommandTable, Remembered
+from edge_agent.rows import Page, StoredImage, StoredMessage, checksum, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,26 +49,10 @@ CREATE TABLE tally (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 """
 
 Table = Literal["message", "image"]
-Row = TypeVar("Row", StoredMessage, StoredImage)
 
 
 class StoreFullError(Exception):
     """The file is at its bound, or the disk is full. Inner to the outbox, which makes room and tries again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[Row]):
-    """Some rows in order.
-
-    Attributes:
-        rows: Those whose checksum is right.
-        damaged: Ids of the others.
-        last_id: Highest id that was read, 0 when there was none.
-    """
-
-    rows: list[Row]
-    damaged: list[int]
-    last_id: int
 
 
 class OutboxFile:
@@ -101,8 +87,10 @@ class OutboxFile:
                 self._connection.execute(f"PRAGMA {pragma}")
             if self._pragma("user_version") == 0:
                 self._create()
+            self._connection.executescript(f"BEGIN IMMEDIATE; {COMMAND_SCHEMA} COMMIT;")
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
+        self.commands = CommandTable(self._connection)
 
     def _create(self) -> None:
         self._connection.executescript(
@@ -196,17 +184,26 @@ class OutboxFile:
             DeliveryError: The file is broken.
         """
         rows = self._read(f"SELECT {_MESSAGE} FROM message WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
-        return _page([(_message(row), row[-1]) for row in rows])
+        return page_of([(_message(row), row[-1]) for row in rows])
 
     def images(self, after: int, limit: int) -> Page[StoredImage]:
         """Read images in the order of upload; see `messages`."""
         rows = self._read(f"SELECT {_IMAGE} FROM image WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
-        return _page([(_image(row), row[-1]) for row in rows])
+        return page_of([(_image(row), row[-1]) for row in rows])
 
     def oldest_messages(self, kind: str, limit: int) -> list[int]:
         """Ids of the oldest messages of a kind."""
         rows = self._read("SELECT id FROM message WHERE kind = ? ORDER BY id LIMIT ?", kind, limit)
         return [int(str(row[0])) for row in rows]
+
+    def newest_per_topic(self, limit: int) -> list[tuple[str, int]]:
+        """Retained topics with the id of their newest message, in the order of these ids; the newest so many."""
+        rows = self._read(
+            "SELECT retained_topic, max(id) FROM message WHERE retained_topic IS NOT NULL"
+            " GROUP BY retained_topic ORDER BY max(id) DESC LIMIT ?",
+            limit,
+        )
+        return [(str(topic), int(str(key))) for topic, key in reversed(rows)]
 
     def ids_before(self, table: Table, up_s: float, limit: int) -> list[int]:
         """Ids of rows that were stored before a time, oldest first."""
@@ -238,6 +235,17 @@ class OutboxFile:
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
 
+    def remembered(self) -> Remembered:
+        """Commands and settings of earlier runs.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        try:
+            return self.commands.remembered()
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+
     @property
     def used_bytes(self) -> int:
         """Bytes on disk, without the log."""
@@ -264,12 +272,6 @@ class OutboxFile:
 
     def _pragma(self, name: str) -> int:
         return int(str(self._read(f"PRAGMA {name}")[0][0]))
-
-
-def _page(found: list[tuple[Row, object]]) -> Page[Row]:
-    good = [row for row, expected in found if checksum(row) == expected]
-    damaged = [row.id for row, expected in found if checksum(row) != expected]
-    return Page(good, damaged, found[-1][0].id if found else 0)
 
 
 def _message(row: tuple[object, ...]) -> StoredMessage:

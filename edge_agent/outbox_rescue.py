@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bundle.errors import ConfigError, DeliveryError
+from edge_agent.commands.table import Salvaged, salvage
 from edge_agent.outbox_file import APPLICATION_ID, FORMAT, OutboxFile
 from edge_agent.rows import StoredImage, StoredMessage, checksum
 
@@ -79,6 +80,7 @@ def open_outbox(path: Path, max_bytes: int) -> tuple[OutboxFile, Rescue | None]:
     if problem is None or quarantine is None:
         return file, None
     saved, refused = _salvage(quarantine / path.name, file)
+    _salvage_commands(quarantine / path.name, file)
     return file, Rescue(problem, quarantine, saved, refused)
 
 
@@ -150,6 +152,16 @@ def _salvage(damaged: Path, file: OutboxFile) -> tuple[int, int]:
                 file.insert(stored)
             saved += 1
     return saved, refused
+
+
+def _salvage_commands(damaged: Path, file: OutboxFile) -> None:
+    """Take the record of commands over, after `_salvage` has mended what it can."""
+    found = Salvaged((), (), whole=False, at_s=time.time())
+    if damaged.exists() and damaged.stat().st_size:
+        with closing(sqlite3.connect(damaged, isolation_level=None)) as connection:
+            found = salvage(connection, found.at_s)
+    with file.transaction():
+        file.commands.take_over(found)
 
 
 def _mend(damaged: Path) -> None:

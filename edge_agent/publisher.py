@@ -244,9 +244,11 @@ class Publisher:
         late = self._outbox.is_late(message, self._settings.historical_after_s)
         payload = as_historical(message.payload) if late and message.kind == "count" else message.payload
         session.packets.append(_Packet(message.id, message.topic, payload, retain=False))
-        if message.retained_topic is not None:
+        # History does not pass over a bin's topic: only the newest count of the bin may stand there.
+        for_bin = message.retained_topic is not None and (not late or self._outbox.is_newest(message))
+        if message.retained_topic is not None and for_bin:
             session.packets.append(_Packet(message.id, message.retained_topic, payload, retain=True))
-        self._open[message.id] = _Open(message, entry.attempts, 1 + (message.retained_topic is not None))
+        self._open[message.id] = _Open(message, entry.attempts, 1 + for_bin)
 
     def _take_acks(self, session: _Session, acks: list[Ack]) -> None:
         done = [row for ack in acks if (row := self._settle(session, ack)) is not None]

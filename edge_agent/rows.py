@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-MessageKind = Literal["count", "event"]
+MessageKind = Literal["count", "event", "result"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,39 @@ class ImageEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandRecord:
+    """How far a command has come; stored in one transaction with the message that says so.
+
+    Attributes:
+        command_id: Of the command.
+        name: What it asks for.
+        state: "accepted", "running", "succeeded", "failed" or "refused".
+        expires_s: Wall clock after which nobody can send it again.
+        request: The command as it came, for as long as it is not over.
+    """
+
+    command_id: str
+    name: str
+    state: str
+    expires_s: float
+    request: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """What the frame path hands over: a message, perhaps with an image.
+    """What is handed over to the outbox: a message, perhaps with an image.
 
     Attributes:
         event_id: For the consumer, to drop repeats.
-        kind: "count" or "event".
+        kind: "count", "event", or "result" of a command.
         topic: Where to publish.
         payload: JSON.
-        retained_topic: Where to publish the same payload again, retained; None for events.
+        retained_topic: Where to publish the same payload again, retained; None for all but counts.
         image: Stored in the same transaction.
-        captured_mono_s: Monotonic time of capture, for the latency; None for events.
+        captured_mono_s: Monotonic time of capture, for the latency; None for all but counts.
+        command: Which command this is a result of.
+        settings: The agent's settings from now on, as JSON, when a command changed them.
+        companions: Stored in the same transaction: all or none.
     """
 
     event_id: str
@@ -45,6 +67,9 @@ class Entry:
     retained_topic: str | None = None
     image: ImageEntry | None = None
     captured_mono_s: float | None = None
+    command: CommandRecord | None = None
+    settings: bytes | None = field(default=None, repr=False)
+    companions: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +131,35 @@ def checksum(row: StoredMessage | StoredImage) -> bytes:
         digest.update(len(data).to_bytes(4, "big"))
         digest.update(data)
     return digest.digest()
+
+
+Row = TypeVar("Row", StoredMessage, StoredImage)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """Some rows in order.
+
+    Attributes:
+        rows: Those whose checksum is right.
+        damaged: Ids of the others.
+        last_id: Highest id that was read, 0 when there was none.
+    """
+
+    rows: list[Row]
+    damaged: list[int]
+    last_id: int
+
+
+def page_of(found: list[tuple[Row, object]]) -> Page[Row]:
+    """Check rows.
+
+    Args:
+        found: Rows as read, each with the checksum that stands beside it.
+
+    Returns:
+        The page.
+    """
+    good = [row for row, expected in found if checksum(row) == expected]
+    damaged = [row.id for row, expected in found if checksum(row) != expected]
+    return Page(good, damaged, found[-1][0].id if found else 0)

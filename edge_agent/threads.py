@@ -1,7 +1,8 @@
 """Threads that must not die: supervision, and waking a thread that waits on a socket.
 
-This is one of the few places in the agent that catch every exception: a delivery thread that fails for a reason nobody
-thought of is logged, counted and started again, because a count in the outbox is worth more than a clean traceback.
+`attempt` is one of the two places in the agent that catch every exception: a thread that fails for a reason nobody
+thought of is logged, and its owner decides. A `Worker` starts it again: a count in the outbox is worth more than
+a clean traceback.
 """
 
 from __future__ import annotations
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _TICK_S = 0.5
+
+
+def attempt(name: str, body: Callable[[], None]) -> Exception | None:
+    """Run the body of a thread.
+
+    Args:
+        name: For the log.
+        body: What the thread does.
+
+    Returns:
+        None when it came to its end; a DeliveryError, which is no surprise; or anything else, which is logged.
+    """
+    try:
+        body()
+    except DeliveryError as exc:
+        return exc
+    except Exception as exc:  # noqa: BLE001 - the top of a thread; see the module docstring
+        _LOG.exception("%s failed in an unforeseen way", name)
+        return exc
+    return None
 
 
 class Waker:
@@ -129,17 +150,12 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            try:
-                self._body()
-            except DeliveryError as exc:
-                self._report(exc)
-            except Exception as exc:  # noqa: BLE001 - the top of a delivery thread; see the module docstring
-                self.crashes += 1
-                _LOG.exception("%s failed in an unforeseen way and is started again", self._name)
-                self.problem = f"{type(exc).__name__}: {exc}"
+        while (problem := attempt(self._name, self._body)) is not None:
+            if isinstance(problem, DeliveryError):
+                self._report(problem)
             else:
-                return
+                self.crashes += 1
+                self.problem = f"{type(problem).__name__}: {problem}"
             self._pause()
             if self._stop.is_set():
                 return

@@ -9,9 +9,10 @@ from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection
 from edge_agent.messages import Topics
 from edge_agent.mqtt import Ack, HandshakeError, VersionRefusedError
+from edge_agent.newest import NewestPerBin
 from edge_agent.outbox import Outbox
 from edge_agent.publisher import Publisher
-from edge_agent.rows import Entry
+from edge_agent.rows import Entry, StoredMessage
 from tests.edge_agent.test_outbox import open_ledger
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker_link import Publication, SimulatedLink
@@ -171,6 +172,40 @@ def test_publisher_late_counts_say_that_they_are_historical(tmp_path: Path) -> N
         assert flags == {"e1": True, "e2": False}
     finally:
         after.stop()
+
+
+def test_publisher_history_passes_over_no_bin_topic_but_its_newest_count_stands_there(tmp_path: Path) -> None:
+    before = World(tmp_path)
+    before.outbox.start()
+    before.put(0, 1, 3, 6, 4)  # bins b0, b1, b0, b0, b1
+    wait_until(lambda: before.outbox.is_stored)
+    before.stop()
+    after = World(tmp_path)
+    after.outbox.start()
+    after.put(9)  # bin b0 once more, before anything could be delivered
+    wait_until(lambda: after.outbox.is_stored)
+    after.publisher.worker.start()
+    try:
+        wait_until(lambda: after.outbox.is_empty)
+        assert len(after.published(after.topics.count)) == 6
+        shown = {
+            name: [json.loads(p.payload)["event_id"] for p in after.published(after.topics.bin(name))]
+            for name in ("b0", "b1")
+        }
+        assert shown == {"b0": ["e9"], "b1": ["e4"]}
+    finally:
+        after.stop()
+
+
+def test_newest_per_bin_forgets_the_bins_counted_longest_ago_and_then_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NewestPerBin, "MAX_BINS", 2)
+    newest = NewestPerBin([("a", 1), ("b", 2)])
+    rows = [
+        StoredMessage(number, f"e{number}", "count", "t", bin_topic, b"", 0.0)
+        for number, bin_topic in ((1, "a"), (2, "b"), (3, "a"), (4, "c"))
+    ]
+    newest.note(rows[2:])
+    assert [newest.is_newest(row) for row in rows] == [False, False, True, True]
 
 
 def test_publisher_falls_back_to_the_older_version_and_stays_there(world: World) -> None:

@@ -1,0 +1,1 @@
+"""Commands from operators: checked, remembered, carried out once, answered."""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edge_agent.outbox_rescue import open_outbox
+from edge_agent.rows import CommandRecord, Entry
+from tests.edge_agent.test_outbox import entry, ledger_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def result(state: str, *, command_id: str = "c1", expires_s: float = 1000.0) -> Entry:
+    record = CommandRecord(command_id, "capture", state, expires_s, b'{"the": "command"}')
+    return Entry(f"{command_id}-{state}", "result", "t/cmd/capture/result", state.encode(), command=record)
+
+
+def test_commit_with_a_companion_stores_count_and_result_together(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        ledger.commit([result("accepted")], [])
+        (known,) = ledger.file.remembered().commands
+        assert (known.state, known.is_open, known.request) == ("accepted", True, b'{"the": "command"}')
+        stored, _ = ledger.commit([replace(entry(1), companions=(result("succeeded"),))], [])
+    assert [row.kind for row in stored] == ["count", "result"]
+    with ledger_in(tmp_path) as again:
+        (known,) = again.file.remembered().commands
+        assert (known.state, known.is_open, known.request, known.result) == ("succeeded", False, b"", b"succeeded")
+        assert again.numbers.messages == 3
+
+
+def test_forget_removes_what_is_over_and_expired_and_remembers_how_far(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        for number, (state, expires_s) in enumerate([("failed", 100.0), ("refused", 200.0), ("running", 50.0)]):
+            ledger.commit([result(state, command_id=f"c{number}", expires_s=expires_s)], [])
+        with ledger.file.transaction():
+            assert ledger.file.commands.forget(150.0) == 1
+        known = ledger.file.remembered()
+        assert {row.command_id for row in known.commands} == {"c1", "c2"}
+        assert known.forgotten_s == 100.0
+        with ledger.file.transaction():
+            assert ledger.file.commands.forget(150.0) == 0
+        assert ledger.file.remembered().forgotten_s == 100.0
+
+
+def test_damaged_row_of_a_command_is_not_trusted(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        ledger.commit([result("succeeded"), result("failed", command_id="c2")], [])
+        ledger.commit([replace(result("failed", command_id="c3"), settings=b'{"threshold": 0.9}')], [])
+    with closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE command SET state = 'accepted' WHERE command_id = 'c1'")
+    with ledger_in(tmp_path) as again:
+        known = again.file.remembered()
+        assert {row.command_id for row in known.commands} == {"c2", "c3"}
+        assert known.settings == b'{"threshold": 0.9}'
+
+
+def test_rescue_takes_commands_over_and_refuses_older_ones_when_some_are_lost(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        for number in range(300):
+            ledger.commit([result("succeeded", command_id=f"c{number}")], [])
+    damaged = bytearray((tmp_path / "outbox.db").read_bytes())
+    damaged[:100] = bytes(100)  # the header alone: every row can still be read
+    (tmp_path / "outbox.db").write_bytes(damaged)
+    file, rescue = open_outbox(tmp_path / "outbox.db", 16 << 20)
+    assert rescue is not None
+    assert len(file.remembered().commands) == 300
+    assert file.remembered().refuse_before_s == 0
+    file.close()
+    (tmp_path / "outbox.db").write_bytes(b"")
+    file, rescue = open_outbox(tmp_path / "outbox.db", 16 << 20)
+    assert rescue is not None
+    assert file.remembered().commands == ()
+    assert file.remembered().refuse_before_s > 1e9
+    file.close()
