@@ -11,7 +11,6 @@ import click
 
 from bundle.engines.choose import ENGINES, open_engine
 from bundle.errors import InputError
-from bundle.golden import check_golden
 from bundle.images import read
 from bundle.store import Store
 from bundle.verify import Bundle, load_bundle
@@ -115,7 +114,7 @@ def _golden_errors(found: Bundle) -> Iterator[tuple[str, float]]:
     for entry in found.manifest.models:
         if entry.role in engines:
             with open_engine(found, engine=engines[entry.role]) as engine:
-                yield engine.name, check_golden(found, engine)
+                yield engine.name, engine.golden_error or 0.0
 
 
 @bundle.command()
@@ -199,6 +198,7 @@ def _count_line(counter: Counter, file: Path, *, as_json: bool) -> str:
             "label": result.label,
             "confidence": result.confidence,
             "confident": result.confident,
+            "proven": result.proven,
             "posterior": result.posterior,
             "latency_ms": round(latency_ms, 3),
         }

@@ -6,8 +6,8 @@ the preprocessing and an engine. An open class ("6+") never comes out as an exac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bundle.interval import Interval
     from bundle.manifest import CountClasses, IntervalRule
 
+PromiseState = Literal["proven", "inherited", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class Count:
@@ -41,6 +43,7 @@ class Count:
         confident: `confidence` reaches the bundle's threshold; never when that is 1.
         posterior: Probability per count class, in the order of the classes, summing to 1.
         interval: Counts that the visit cannot tell apart, None when the bundle has no rule for it.
+        proven: The bundle's promise about confident counts is proven for the model that counted: `Counter.promise`.
     """
 
     count: int
@@ -50,6 +53,7 @@ class Count:
     confident: bool
     posterior: tuple[float, ...]
     interval: Interval | None = None
+    proven: bool = False
 
 
 def posterior_from_logits(
@@ -141,6 +145,19 @@ class Counter:
         self.engine = engine
         self.classes = manifest.count_classes
         self.threshold = manifest.calibration.threshold
+
+    @property
+    def promise(self) -> PromiseState:
+        """What the promise about confident counts is worth here.
+
+        Returns:
+            "proven"; "inherited" when models were re-fitted without labels, or when another model counts than the one
+            whose outputs the threshold was fitted on; "none" when the bundle promises nothing.
+        """
+        calibration = self.bundle.manifest.calibration
+        if calibration.promise is None:
+            return "none"
+        return "proven" if calibration.promise.verified and self.engine.role == calibration.fitted_on else "inherited"
 
     @classmethod
     def open(cls, path: Path, *, engine: str = "auto", threads: int | None = None) -> Counter:
@@ -234,7 +251,8 @@ class Counter:
             The count with its confidence.
         """
         rule = self.bundle.manifest.calibration.interval
-        return count_from_posterior(fuse(posteriors), self.classes, self.threshold, rule)
+        count = count_from_posterior(fuse(posteriors), self.classes, self.threshold, rule)
+        return replace(count, proven=self.promise == "proven")
 
     def close(self) -> None:
         """Free the engine."""

@@ -85,6 +85,7 @@ class StatusMessage(_Message):
     reasons: tuple[str, ...]
     bundle: str | None
     engine: str | None
+    promise: Literal["proven", "inherited", "none"] | None = None
     count_classes: tuple[str, ...]
     version: str
     at: AwareDatetime

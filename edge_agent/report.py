@@ -98,6 +98,7 @@ class Report:
             reasons=reasons,
             bundle=self._counter.bundle.label,
             engine=self._counter.engine.name,
+            promise=self._counter.promise,
             count_classes=self._counter.classes,
             version=self._version,
             at=utc(now_s),

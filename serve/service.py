@@ -115,12 +115,13 @@ class Service:
         """What is running, for the status page.
 
         Returns:
-            bundle, classes, threshold, engine, reason.
+            bundle, classes, threshold, promise, engine, reason.
         """
         return {
             "bundle": self._counter.bundle.label,
             "classes": list(self._counter.classes),
             "threshold": self._counter.threshold,
+            "promise": self._counter.promise,
             "engine": self._counter.engine.name,
             "reason": self._counter.engine.reason,
         }
@@ -162,7 +163,7 @@ def as_json(count: Count, counter: Counter) -> dict[str, Any]:
         counter: That counted.
 
     Returns:
-        count, at_least, label, confidence, confident, posterior by class, interval, bundle.
+        count, at_least, label, confidence, confident, proven, posterior by class, interval, bundle.
     """
     return {
         "count": count.count,
@@ -170,6 +171,7 @@ def as_json(count: Count, counter: Counter) -> dict[str, Any]:
         "label": count.label,
         "confidence": round(count.confidence, 6),
         "confident": count.confident,
+        "proven": count.proven,
         "posterior": {name: round(p, 6) for name, p in zip(counter.classes, count.posterior, strict=True)},
         "interval": None if count.interval is None else asdict(count.interval),
         "bundle": counter.bundle.label,

@@ -7,17 +7,28 @@ wrong shape, a wrong dtype or a NaN.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
     from typing_extensions import Self
+
+    from bundle.manifest import ModelEntry
+
+
+class Port(NamedTuple):
+    """An input or output as a runtime sees it: its name, its NumPy dtype, its sizes without the batch."""
+
+    name: str
+    dtype: str
+    sizes: tuple[int | str, ...]
 
 
 class Engine(ABC):
@@ -33,6 +44,7 @@ class Engine(ABC):
 
     Attributes:
         reason: Why this engine was opened, in words; set by `bundle.engines.choose`.
+        golden_error: Largest |difference| of a logit on the golden frames; set by `bundle.engines.choose`.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class Engine(ABC):
         self.classes = classes
         self.golden_slack = golden_slack
         self.reason = "opened directly"
+        self.golden_error: float | None = None
 
     def infer(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network.
@@ -86,6 +99,19 @@ class Engine(ABC):
             )
         return logits
 
+    def _require_signature(self, entry: ModelEntry, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        """Refuse a model that takes or gives something else than its manifest says. Raises EngineError."""
+        found: tuple[Port | str, ...] = (*inputs, "->", *outputs)
+        takes, gives = Port(entry.input, "float32", self.input_chw), Port(entry.output, "float32", (self.classes,))
+        expected = (takes, "->", gives)
+        if found != expected:
+            raise EngineError(
+                f"{entry.file} has another signature than its manifest",
+                got=_words(found),
+                expected=_words(expected),
+                fix="Export the bundle again.",
+            )
+
     @abstractmethod
     def _run(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Execute; input is checked and contiguous, output is checked by the caller. Raises EngineError."""
@@ -101,3 +127,7 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _words(signature: Sequence[Port | str]) -> str:
+    return " ".join(part if isinstance(part, str) else f"{part.name}: {part.dtype} {part.sizes}" for part in signature)

@@ -165,7 +165,7 @@ def _open_checked(bundle: Bundle, name: str, threads: int | None) -> Engine:
         raise EngineError(f"bundle {bundle.label} has no model {kind.role}", fix="Export the bundle with INT8.")
     candidate = _open(bundle, kind, entry, threads)
     try:
-        check_golden(bundle, candidate)
+        candidate.golden_error = check_golden(bundle, candidate)
     except EngineError:
         candidate.close()
         raise

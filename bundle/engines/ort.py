@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bundle.engines.base import Engine
+from bundle.engines.base import Engine, Port
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bundle.manifest import ModelEntry, Preprocessing
 
-_FLOAT = "tensor(float)"
 Device = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDERS: dict[Device, str] = {
     "cpu": "CPUExecutionProvider",
@@ -66,20 +67,7 @@ class OrtEngine(Engine):
         )
         self._input, self._output = entry.input, entry.output
         self._session: Any = _open_session(model, entry.file, threads, device)
-        self._check_signature(entry.file)
-
-    def _check_signature(self, file: str) -> None:
-        inputs = [(value.name, value.type, list(value.shape)[1:]) for value in self._session.get_inputs()]
-        outputs = [(value.name, value.type, list(value.shape)[1:]) for value in self._session.get_outputs()]
-        expected_in = [(self._input, _FLOAT, list(self.input_chw))]
-        expected_out = [(self._output, _FLOAT, [self.classes])]
-        if inputs != expected_in or outputs != expected_out:
-            raise EngineError(
-                f"{file} has another signature than its manifest",
-                got=f"{inputs} -> {outputs}",
-                expected=f"{expected_in} -> {expected_out}",
-                fix="Export the bundle again.",
-            )
+        self._require_signature(entry, _ports(self._session.get_inputs()), _ports(self._session.get_outputs()))
 
     def _run(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
@@ -91,6 +79,13 @@ class OrtEngine(Engine):
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def _ports(values: Sequence[Any]) -> list[Port]:
+    return [
+        Port(value.name, "float32" if value.type == "tensor(float)" else value.type, tuple(value.shape[1:]))
+        for value in values
+    ]
 
 
 def devices() -> tuple[Device, ...]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundle.engines.base import Engine
+from bundle.engines.base import Engine, Port
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bundle.manifest import ModelEntry, Preprocessing
@@ -49,21 +51,8 @@ class OvEngine(Engine):
         width, height = preprocessing.size_wh
         super().__init__(f"openvino-{entry.precision}", role=entry.role, input_chw=(3, height, width), classes=classes)
         self._compiled: Any = _compile(model, entry.file, threads)
-        self._check_signature(entry)
+        self._require_signature(entry, _ports(self._compiled.inputs), _ports(self._compiled.outputs))
         self._request: Any = self._compiled.create_infer_request()
-
-    def _check_signature(self, entry: ModelEntry) -> None:
-        inputs = [_signature(port) for port in self._compiled.inputs]
-        outputs = [_signature(port) for port in self._compiled.outputs]
-        expected_in = [(entry.input, "f32", [str(size) for size in self.input_chw])]
-        expected_out = [(entry.output, "f32", [str(self.classes)])]
-        if inputs != expected_in or outputs != expected_out:
-            raise EngineError(
-                f"{entry.file} has another signature than its manifest",
-                got=f"{inputs} -> {outputs}",
-                expected=f"{expected_in} -> {expected_out}",
-                fix="Export the bundle again.",
-            )
 
     def _run(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
@@ -77,9 +66,18 @@ class OvEngine(Engine):
         self._request = self._compiled = None
 
 
-def _signature(port: Any) -> tuple[str, str, list[str]]:  # noqa: ANN401 - OpenVINO ships no types
-    dimensions = list(port.get_partial_shape())[1:]
-    return port.get_any_name(), port.get_element_type().get_type_name(), [str(size) for size in dimensions]
+def _ports(ports: Sequence[Any]) -> list[Port]:
+    return [Port(port.get_any_name(), _dtype(port), _sizes(port)) for port in ports]
+
+
+def _dtype(port: Any) -> str:  # noqa: ANN401 - OpenVINO ships no types
+    name: str = port.get_element_type().get_type_name()
+    return "float32" if name == "f32" else name
+
+
+def _sizes(port: Any) -> tuple[int | str, ...]:  # noqa: ANN401
+    sizes = list(port.get_partial_shape())[1:]
+    return tuple(size.get_length() if size.is_static else str(size) for size in sizes)
 
 
 def _compile(model: bytes, file: str, threads: int | None) -> Any:  # noqa: ANN401

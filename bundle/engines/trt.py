@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundle.engines.base import Engine
+from bundle.engines.base import Engine, Port
 from bundle.engines.child import in_child
 from bundle.engines.cuda import Cuda
 from bundle.engines.trt_build import MAX_BATCH, BuildRequest, build_engine, import_tensorrt, make_logger
@@ -83,7 +83,8 @@ class TrtEngine(Engine):
     def _start(self, request: BuildRequest, entry: ModelEntry, cache: Path | None) -> None:
         self._runtime = self._trt.Runtime(self._logger)
         self._engine = self._open(request, EngineCache(cache or default_folder()))
-        self._check_signature(entry)
+        modes = self._trt.TensorIOMode
+        self._require_signature(entry, self._ports(modes.INPUT), self._ports(modes.OUTPUT))
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise EngineError(f"{self.name} has no room on the device", fix="Free memory, or choose another engine.")
@@ -105,25 +106,14 @@ class TrtEngine(Engine):
             raise EngineError(f"{self.name} was built and does not load", fix="What TensorRT said stands above.")
         return engine
 
-    def _check_signature(self, entry: ModelEntry) -> None:
-        engine, trt = self._engine, self._trt
+    def _ports(self, mode: Any) -> list[Port]:  # noqa: ANN401 - TensorRT ships no types
+        engine, floats = self._engine, self._trt.DataType.FLOAT
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        found = {
-            name: (
-                engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
-                engine.get_tensor_dtype(name) == trt.DataType.FLOAT,
-                tuple(engine.get_tensor_shape(name))[1:],
-            )
-            for name in names
-        }
-        expected = {entry.input: (True, True, self.input_chw), entry.output: (False, True, (self.classes,))}
-        if found != expected:
-            raise EngineError(
-                f"{entry.file} has another signature than its manifest",
-                got=found,
-                expected=expected,
-                fix="Export the bundle again.",
-            )
+        found = [(name, engine.get_tensor_dtype(name)) for name in names if engine.get_tensor_mode(name) == mode]
+        return [
+            Port(name, "float32" if dtype == floats else str(dtype), tuple(engine.get_tensor_shape(name))[1:])
+            for name, dtype in found
+        ]
 
     def _allocate(self, entry: ModelEntry) -> None:
         self._input = entry.input

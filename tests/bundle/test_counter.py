@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from bundle.counter import Counter, count_from_posterior, fuse, posterior_from_logits
 from bundle.errors import ConfigError, EngineError, InputError
-from tests.simulators.bundle_factory import CLASSES, grey
+from tests.simulators.bundle_factory import CLASSES, grey, spoil_golden, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,3 +111,40 @@ def test_fuse_of_equal_frames_changes_nothing() -> None:
 def test_count_from_posterior_threshold_is_inclusive(threshold: float, *, confident: bool) -> None:
     result = count_from_posterior(np.array([0.1, 0.7, 0.2]), ("0", "1", "2+"), threshold)
     assert result.confident is confident
+
+
+def test_count_of_the_model_that_was_calibrated_is_proven(tiny_bundle: Path) -> None:
+    _promise(tiny_bundle, verified=True)
+    with closing(Counter.open(tiny_bundle)) as counter:
+        assert counter.promise == "proven"
+        assert counter.count([grey(3)]).proven
+
+
+def test_count_of_the_fallback_keeps_the_threshold_and_is_not_proven(tiny_bundle: Path) -> None:
+    """The INT8 model is refused, the FP32 reference counts: nobody has shown the promise for its outputs."""
+    _promise(tiny_bundle, verified=True)
+    spoil_golden(tiny_bundle, "cpu")
+    with closing(Counter.open(tiny_bundle)) as counter:
+        assert (counter.engine.role, counter.promise, counter.threshold) == ("reference", "inherited", 0.8)
+        count = counter.count([grey(3)])
+    assert (count.confident, count.proven) == (True, False)
+
+
+def test_count_after_ranges_were_fitted_without_labels_is_not_proven(tiny_bundle: Path) -> None:
+    _promise(tiny_bundle, verified=False)
+    with closing(Counter.open(tiny_bundle)) as counter:
+        assert counter.promise == "inherited"
+        assert not counter.count([grey(3)]).proven
+
+
+def test_count_of_a_bundle_without_a_promise_is_not_proven(tiny_bundle: Path) -> None:
+    with closing(Counter.open(tiny_bundle)) as counter:
+        assert counter.promise == "none"
+        assert not counter.count([grey(3)]).proven
+
+
+def _promise(folder: Path, *, verified: bool) -> None:
+    content = json.loads((folder / "manifest.json").read_bytes())
+    promise = {"risk": 0.1, "confidence": 0.95, "coverage": 0.5, "frames": 200, "verified": verified}
+    content["calibration"]["promise"] = promise
+    write_manifest(folder, content)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,14 +14,12 @@ from bundle.engines.base import Engine
 from bundle.engines.choose import open_engine
 from bundle.engines.ort import OrtEngine
 from bundle.errors import EngineError, IntegrityError
-from bundle.golden import check_golden, encode_golden, read_golden
+from bundle.golden import check_golden, read_golden
 from bundle.manifest import ModelEntry, Preprocessing
 from bundle.verify import load_bundle
-from tests.simulators.bundle_factory import CLASSES, SIZE, make_model, write_manifest
+from tests.simulators.bundle_factory import CLASSES, SIZE, make_model, spoil_golden
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 _ENTRY = ModelEntry(role="reference", file="model.fp32.onnx", precision="fp32", opset=17)
@@ -73,7 +75,7 @@ def test_ort_engine_model_with_other_size_is_refused() -> None:
 def test_open_engine_model_off_the_golden_frames_falls_back_and_says_so(
     tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _spoil_golden(tiny_bundle, "cpu")
+    spoil_golden(tiny_bundle, "cpu")
     with caplog.at_level(logging.WARNING), open_engine(load_bundle(tiny_bundle)) as engine:
         assert engine.role == "reference"
         assert "onnxruntime refused" in engine.reason
@@ -82,7 +84,7 @@ def test_open_engine_model_off_the_golden_frames_falls_back_and_says_so(
 
 
 def test_open_engine_named_model_off_the_golden_frames_is_refused(tiny_bundle: Path) -> None:
-    _spoil_golden(tiny_bundle, "cpu")
+    spoil_golden(tiny_bundle, "cpu")
     with pytest.raises(EngineError, match="misses the golden frames"):
         open_engine(load_bundle(tiny_bundle), engine="onnxruntime")
 
@@ -98,13 +100,16 @@ def test_read_golden_role_that_is_not_covered_is_refused(tiny_bundle: Path) -> N
         read_golden(load_bundle(tiny_bundle), "tensorrt")
 
 
-def _spoil_golden(folder: Path, role: str) -> None:
-    bundle = load_bundle(folder)
-    logits, tolerances = {}, {}
-    for name in ("reference", "cpu"):
-        golden = read_golden(bundle, name)
-        logits[name] = golden.logits + (1.0 if name == role else 0.0)
-        tolerances[name] = golden.tolerance
-    (folder / "golden.npz").write_bytes(encode_golden(golden.frames, logits, tolerances))
-    content = bundle.manifest.model_dump(mode="json")
-    write_manifest(folder, content)
+def test_open_engine_leaves_nothing_on_disk_and_reports_to_nobody(tiny_bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry writes an identifier and its queue below the home and temporary folders."""
+    home = tmp_path / "home"
+    home.mkdir()
+    code = f"""
+from pathlib import Path
+from bundle.counter import Counter
+Counter.open(Path({str(tiny_bundle)!r}), engine="onnxruntime").close()
+"""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG", "ORT", "CI", "GITHUB"))}
+    places = {"HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], env=kept | places)
+    assert list(home.rglob("*")) == []

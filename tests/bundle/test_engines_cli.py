@@ -5,14 +5,21 @@ from typing import TYPE_CHECKING
 
 from click.testing import CliRunner
 
+from bundle.cli import bundle
 from bundle.engines.cli import engine
 from bundle.engines.machine import describe_machine
+from bundle.engines.ort import OrtEngine
 from bundle.engines.report import machine_lines, table
+from bundle.golden import read_golden
 from bundle.verify import load_bundle
 from tests.simulators.bundle_factory import write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
+    import pytest
+    from numpy.typing import NDArray
 
 _ROW = {
     "engine": "openvino",
@@ -62,3 +69,21 @@ def test_describe_machine_says_what_matters_and_hides_what_is_empty() -> None:
     assert machine["cores"] >= 1
     assert "numpy" in machine_lines(machine)
     assert "jetson" not in machine_lines({"jetson": "", "cores": 2})
+
+
+def test_bundle_verify_runs_each_model_once_on_each_golden_frame(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    run = OrtEngine._run
+
+    def counted(self: OrtEngine, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(self.role)
+        return run(self, tensor)
+
+    monkeypatch.setattr(OrtEngine, "_run", counted)
+    done = CliRunner().invoke(bundle, ["verify", str(tiny_bundle), "--json"])
+    assert done.exit_code == 0, done.output
+    assert set(json.loads(done.stdout)["golden_max_abs_logit"]) == {"onnxruntime-int8", "onnxruntime-fp32"}
+    frames = len(read_golden(load_bundle(tiny_bundle), "cpu").frames)
+    assert sorted(calls) == ["cpu"] * frames + ["reference"] * frames

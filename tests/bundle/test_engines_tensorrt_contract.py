@@ -47,10 +47,12 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def real(version: str, request: pytest.FixtureRequest) -> Bindings:
+def real(version: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bindings:
     if version == "8.6.1" and sys.version_info >= (3, 12):
         pytest.skip("NVIDIA has no bindings of TensorRT 8.6 for this Python")
-    return load_bindings(_BINDINGS[version], request.config.cache.mkdir("tensorrt-bindings"))
+    cache = getattr(request.config, "cache", None)  # kept between runs, unless that is switched off
+    folder = tmp_path_factory.mktemp("tensorrt-bindings") if cache is None else cache.mkdir("tensorrt-bindings")
+    return load_bindings(_BINDINGS[version], folder)
 
 
 @pytest.fixture

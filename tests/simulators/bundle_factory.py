@@ -16,8 +16,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bundle.engines.ort import OrtEngine
-from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames
+from bundle.golden import GOLDEN_NAME, encode_golden, infer_frames, read_golden
 from bundle.manifest import ModelEntry, Preprocessing
+from bundle.verify import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +95,18 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
         for file in files
     }
     (folder / "manifest.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def spoil_golden(folder: Path, role: str) -> None:
+    """Let the golden frames expect other logits of one model, so that every engine that runs it is refused."""
+    bundle = load_bundle(folder)
+    logits, tolerances = {}, {}
+    for name in ("reference", "cpu"):
+        golden = read_golden(bundle, name)
+        logits[name] = golden.logits + (1.0 if name == role else 0.0)
+        tolerances[name] = golden.tolerance
+    (folder / GOLDEN_NAME).write_bytes(encode_golden(golden.frames, logits, tolerances))
+    write_manifest(folder, bundle.manifest.model_dump(mode="json"))
 
 
 def _golden() -> bytes:
