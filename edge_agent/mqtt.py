@@ -23,13 +23,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from bundle.errors import DeliveryError
+from edge_agent import tls
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from paho.mqtt.reasoncodes import ReasonCode
 
-    from edge_agent.config import MqttSection, TlsSection
+    from edge_agent.config import MqttSection
     from edge_agent.threads import Waker
 
 VERSIONS = (5, 4)
@@ -166,7 +167,7 @@ class PahoLink:
         if settings.username is not None:
             client.username_pw_set(settings.username, _secret(settings.password_file))
         if settings.tls is not None:
-            client.tls_set_context(_tls_context(settings.tls))
+            client.tls_set_context(tls.make_context(settings.tls))
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
         return client
@@ -185,9 +186,7 @@ class PahoLink:
                 properties=properties,
             )
         except (OSError, ValueError) as exc:
-            raise DeliveryError(
-                f"{self._name} cannot be reached", got=exc, fix="Check mqtt.host, mqtt.port and the network."
-            ) from exc
+            raise DeliveryError(f"{self._name} cannot be reached", got=exc, fix=tls.fix_for(exc)) from exc
         deadline_s = time.monotonic() + _CONNACK_TIMEOUT_S
         while self._connack is None:
             left_s = deadline_s - time.monotonic()
@@ -196,7 +195,10 @@ class PahoLink:
             try:
                 self._drive(min(left_s, 1.0), None)
             except DeliveryError as exc:
-                raise HandshakeError(f"{self._name} closes the connection without an answer", got=exc.got) from exc
+                fix = None if settings.tls is None else tls.CERTIFICATE_REFUSED
+                raise HandshakeError(
+                    f"{self._name} closes the connection without an answer", got=exc.got, fix=fix
+                ) from exc
         self._judge(self._connack, version)
 
     def _judge(self, reason: ReasonCode, version: int) -> None:
@@ -290,17 +292,3 @@ def _secret(file: Path | None) -> str | None:
         raise DeliveryError(
             f"mqtt.password_file {file} cannot be read", got=type(exc).__name__, fix="Check the file and its rights."
         ) from exc
-
-
-def _tls_context(settings: TlsSection) -> ssl.SSLContext:
-    """Build it anew for every connection, so that a rotated certificate is picked up."""
-    try:
-        context = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.cert_file is not None and settings.key_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ValueError) as exc:
-        raise DeliveryError(
-            "the files in [mqtt.tls] cannot be used", got=exc, fix="Check ca_file, cert_file and key_file."
-        ) from exc
-    return context
