@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from bundle.manifest import Calibration
     from bundle.verify import Bundle
-    from calibration.int8.qdq import Dialect
+    from calibration.int8.placement import Dialect
 
 MINIMUM_AGENT = "0.1.0"
 _GOLDEN_FRAMES = 4

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.manifest import ParityBudget, ParityResult
-    from calibration.int8.qdq import Dialect
+    from calibration.int8.placement import Dialect
     from calibration.int8.quantize import Prepared
     from calibration.int8.ranges import RangeMethod
 

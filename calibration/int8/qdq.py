@@ -1,14 +1,12 @@
 # ruff: noqa: TID253 - this file writes ONNX graphs
 """Writes INT8 models in Q/DQ form: an FP32 graph and numbers in, a graph with QuantizeLinear and DequantizeLinear out.
 
-One form does not fit both worlds, so there are two dialects.
+One form does not fit both worlds, so there are two dialects; where their Q/DQ pairs stand says `placement`.
 
-"cpu", for ONNX Runtime and OpenVINO: unsigned activations with a zero point, integer biases, and both sides of every
-integer convolution quantised, because ONNX Runtime fuses DQ -> Conv -> Q into one integer kernel.
+"cpu", for ONNX Runtime and OpenVINO: unsigned activations with a zero point, integer biases.
 
-"tensorrt": signed activations, every zero point 0, biases in float, no Q between a convolution and the Relu, Clip or
-Add that follows it. TensorRT fuses those into the convolution, and takes the other side of an Add as INT8: so exactly
-that side carries a Q/DQ pair. Weights stay in float in front of a Q/DQ pair, which every TensorRT since 8 understands.
+"tensorrt": signed activations, every zero point 0, biases in float. Weights stay in float in front of a Q/DQ pair,
+which every TensorRT since 8 understands.
 
 In both, weights are signed and have a scale per filter, and the classifier computes in float.
 """
@@ -16,20 +14,20 @@ In both, weights are signed and have a scale per filter, and the classifier comp
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from calibration.int8.graph import Graph
+from calibration.int8.placement import Dialect, Placement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-Dialect = Literal["cpu", "tensorrt"]
 _BIAS_LIMIT = 2.0**30
 
 
@@ -79,6 +77,20 @@ def scale_of(low: float, high: float, dialect: Dialect) -> Scale:
     return Scale(np.float32(step), int(np.clip(round(-low / step), 0, 255)))
 
 
+def scales_of(placement: Placement, dialect: Dialect, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Scale]:
+    """The scale of every quantised activation.
+
+    Args:
+        placement: Of Q/DQ pairs.
+        dialect: Who shall run the model.
+        ranges: Smallest and largest value by tensor.
+
+    Returns:
+        Scale by tensor.
+    """
+    return {name: scale_of(*ranges[source], dialect) for name, source in placement.ranged_by.items()}
+
+
 def write_int8(
     model: onnx.ModelProto,
     dialect: Dialect,
@@ -109,69 +121,6 @@ def write_int8(
     return bytes(quantized.SerializeToString())
 
 
-def quantized_tensors(graph: Graph, dialect: Dialect, integer: frozenset[str]) -> dict[str, str]:
-    """Which activations get a Q/DQ pair.
-
-    Args:
-        graph: Of the FP32 model.
-        dialect: Who shall run it.
-        integer: Names of the convolutions in INT8.
-
-    Returns:
-        Tensor -> tensor whose range it is quantised with: itself, but for poolings, which need one scale on both sides.
-    """
-    convolutions = [node for node in graph.convolutions() if node.name in integer]
-    chosen = dict.fromkeys(node.input[0] for node in convolutions)
-    if dialect == "cpu":
-        chosen |= dict.fromkeys(graph.after_activation(node.output[0]) for node in convolutions)
-    for node in graph.nodes:
-        if node.op_type == "Add":
-            if dialect == "tensorrt":
-                chosen |= dict.fromkeys(residual_side(graph, node, integer))
-            elif all(name in chosen for name in node.input):
-                chosen[graph.after_activation(node.output[0])] = None
-    ranged_by = {name: name for name in chosen}
-    for node in reversed(graph.nodes):
-        if node.op_type == "MaxPool" and node.output[0] in ranged_by:
-            ranged_by[node.input[0]] = ranged_by[node.output[0]]
-    return ranged_by
-
-
-def residual_side(graph: Graph, add: onnx.NodeProto, integer: frozenset[str]) -> list[str]:
-    """The side of an addition that TensorRT takes as INT8 while it fuses the other side's convolution.
-
-    Args:
-        graph: Of the FP32 model.
-        add: The addition.
-        integer: Names of the convolutions in INT8.
-
-    Returns:
-        One tensor, or none where no integer convolution ends in this addition alone.
-    """
-    fused = [
-        name
-        for name in add.input
-        if (maker := graph.makers.get(name)) is not None and maker.name in integer and len(graph.readers[name]) == 1
-    ]
-    if not fused or any(name in graph.constants for name in add.input):
-        return []
-    # With a convolution on both sides (a block that changes size) the deeper one is fused: it comes last in execution.
-    order = {node.name: position for position, node in enumerate(graph.nodes)}
-    kept = max(fused, key=lambda name: (_depth(graph, name), order[graph.makers[name].name]))
-    return [name for name in add.input if name != kept]
-
-
-def _depth(graph: Graph, tensor: str) -> int:
-    """Convolutions on the way back to the tensor where the two sides of a block part."""
-    depth = 0
-    while (maker := graph.makers.get(tensor)) is not None and maker.op_type != "Add":
-        depth += maker.op_type == "Conv"
-        tensor = maker.input[0]
-        if len(graph.readers.get(tensor, [])) > 1:
-            break
-    return depth
-
-
 class _Writer:
     """Copies nodes and puts Q/DQ pairs where the dialect wants them."""
 
@@ -183,9 +132,8 @@ class _Writer:
         filters: Mapping[str, Filters],
     ) -> None:
         self._graph, self._dialect, self._filters = graph, dialect, filters
-        self._integer = frozenset(filters)
-        ranged_by = quantized_tensors(graph, dialect, self._integer)
-        self._scales = {name: scale_of(*ranges[source], dialect) for name, source in ranged_by.items()}
+        self._placement = Placement(graph, dialect, frozenset(filters))
+        self._scales = scales_of(self._placement, dialect, ranges)
         self.constants: dict[str, NDArray[np.generic]] = dict(graph.constants)
 
     def nodes(self) -> list[onnx.NodeProto]:
@@ -194,7 +142,7 @@ class _Writer:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             for position, name in enumerate(copy.input):
-                if name in self._scales and self._reads_integers(node, name):
+                if self._placement.reads_integers(node, name):
                     copy.input[position] = _dequantized(name)
             if node.name in self._filters:
                 written += self._weights(node, copy)
@@ -203,14 +151,6 @@ class _Writer:
                 if name in self._scales:
                     written += self._pair(name)
         return written
-
-    def _reads_integers(self, node: onnx.NodeProto, tensor: str) -> bool:
-        """On the CPU a quantised tensor exists as integers alone; TensorRT keeps both where both are read."""
-        if self._dialect == "cpu" or node.op_type == "MaxPool":
-            return True
-        if node.op_type == "Add":
-            return tensor in residual_side(self._graph, node, self._integer)
-        return node.name in self._integer
 
     def _pair(self, tensor: str) -> list[onnx.NodeProto]:
         scale = self._scales[tensor]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from calibration.int8.equalize import equalize
 from calibration.int8.graph import Graph, normal_form
-from calibration.int8.qdq import Dialect, Filters, write_int8
+from calibration.int8.qdq import Filters, write_int8
 from calibration.int8.ranges import Observed, RangeMethod, observe
 from calibration.int8.rounding import corrected_bias, round_to_nearest, round_together, weight_scales
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-Rounding = Literal["nearest", "together"]
+    from calibration.int8.placement import Dialect
+
+Technique = Literal["equalize", "round_together", "correct_bias"]
+TECHNIQUES: frozenset[Technique] = frozenset({"equalize", "round_together", "correct_bias"})
+"""What is done to a network's weights before they become integers; docs/int8.md says what each of them brings."""
+_EQUALIZE_FRAMES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +78,17 @@ class Prepared:
     filters: Mapping[str, Filters]
 
 
-def prepare(model: bytes, tensors_nchw: NDArray[np.float32], *, rounding: Rounding = "together") -> Prepared:
+def prepare(
+    model: bytes, tensors_nchw: NDArray[np.float32], *, techniques: frozenset[Technique] = TECHNIQUES
+) -> Prepared:
     """Look at frames inside a network and round its weights.
 
     Args:
         model: The FP32 reference.
         tensors_nchw: float32, (N, 3, H, W), preprocessed training frames, at least 16.
-        rounding: "together" lets the errors of a filter cancel on the frames and corrects the mean; "nearest" is the
-            plain way, for comparison.
+        techniques: "equalize" scales channels so that quiet ones keep their digits, "round_together" lets the errors
+            of a filter cancel on the frames, "correct_bias" moves what remains of their mean into the bias. Fewer than
+            all of them is for comparison.
 
     Returns:
         What recipes work on.
@@ -88,22 +97,27 @@ def prepare(model: bytes, tensors_nchw: NDArray[np.float32], *, rounding: Roundi
         InputError: There are too few frames, or the network cannot be quantised.
     """
     normal = normal_form(model)
+    if "equalize" in techniques:
+        normal = equalize(normal, tensors_nchw[:: max(1, len(tensors_nchw) // _EQUALIZE_FRAMES)])
     graph = Graph(normal)
     observed = observe(normal, tensors_nchw)
-    filters = {node.name: _filters(graph, node, observed, rounding) for node in graph.convolutions()}
+    filters = {node.name: _filters(graph, node, observed, techniques) for node in graph.convolutions()}
     products = tuple(node.name for node in graph.products())
     return Prepared(normal, tuple(filters), products, observed, filters)
 
 
-def _filters(graph: Graph, node: onnx.NodeProto, observed: Observed, rounding: Rounding) -> Filters:
+def _filters(graph: Graph, node: onnx.NodeProto, observed: Observed, techniques: frozenset[Technique]) -> Filters:
     weight = np.asarray(graph.constants[node.input[1]], np.float32)
     bias = np.asarray(graph.constants[node.input[2]], np.float32)
     scales, moments = weight_scales(weight), observed.moments.get(node.name)
-    if rounding == "nearest" or moments is None:
+    if moments is None:
         return Filters(round_to_nearest(weight, scales), scales, bias)
-    rounded = round_together(weight, scales, moments)
-    meant = rounded * scales.reshape(-1, *[1] * (weight.ndim - 1))
-    return Filters(rounded, scales, corrected_bias(bias, weight, meant, moments))
+    together = "round_together" in techniques
+    rounded = round_together(weight, scales, moments) if together else round_to_nearest(weight, scales)
+    if "correct_bias" in techniques:
+        meant = rounded * scales.reshape(-1, *[1] * (weight.ndim - 1))
+        bias = corrected_bias(bias, weight, meant, moments)
+    return Filters(rounded, scales, bias)
 
 
 def quantize(prepared: Prepared, recipe: Recipe) -> Quantized:

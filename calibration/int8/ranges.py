@@ -1,4 +1,3 @@
-# ruff: noqa: TID253 - the observed model is an ONNX graph
 """What representative frames do inside a network: the range of every activation, and how weights' errors would show.
 
 One pass finds the extremes, a second one fills histograms between them and adds up second moments of the convolutions'
@@ -9,18 +8,18 @@ is best on every network, so the export tries them on frames and keeps the best.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import onnx
-from onnx import helper
 
 from bundle.errors import InputError
 from calibration.int8.graph import Graph, attribute
+from calibration.int8.taps import Taps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
+    import onnx
     from numpy.typing import NDArray
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -114,7 +113,7 @@ def observe(model: onnx.ModelProto, tensors_nchw: NDArray[np.float32]) -> Observ
         )
     graph = Graph(model)
     names = observed_tensors(graph)
-    runs = _Runs(model, names)
+    runs = Taps(model, names)
     lows, highs = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     for arrays in runs(tensors_nchw):
         lows = np.minimum(lows, [array.min() for array in arrays])
@@ -155,34 +154,6 @@ def _histogram(array: NDArray[np.float32], low: float, high: float) -> NDArray[n
     values = values[:: max(1, values.size // _HISTOGRAM_VALUES)]
     scaled = (values - np.float32(low)) * np.float32(BINS / (high - low))
     return np.bincount(np.clip(scaled, 0, BINS - 1).astype(np.int32), minlength=BINS)
-
-
-class _Runs:
-    """Executes the network and hands out inner tensors, one frame at a time."""
-
-    def __init__(self, model: onnx.ModelProto, names: list[str]) -> None:
-        import onnxruntime as ort
-
-        tapped = onnx.ModelProto()
-        tapped.CopyFrom(model)
-        self._input = model.graph.input[0].name
-        present = {value.name for value in tapped.graph.output}
-        taps = [name for name in names if name != self._input and name not in present]
-        tapped.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in taps)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = ort.InferenceSession(
-            tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._names = names
-
-    def __call__(self, tensors_nchw: NDArray[np.float32]) -> Iterator[list[NDArray[np.float32]]]:
-        asked = [name for name in self._names if name != self._input]
-        for tensor in tensors_nchw:
-            found = dict(zip(asked, self._session.run(asked, {self._input: tensor[np.newaxis]}), strict=True))
-            found[self._input] = tensor[np.newaxis]
-            yield [found[name] for name in self._names]
 
 
 class _Sums:

@@ -9,15 +9,15 @@ from bundle.engines.ort import OrtEngine
 from bundle.errors import InputError
 from bundle.manifest import ModelEntry, Preprocessing
 from calibration.int8.graph import Graph, normal_form
-from calibration.int8.qdq import Dialect, Filters, quantized_tensors, residual_side, scale_of, with_room_for_bias
-from calibration.int8.quantize import Prepared, Recipe, Rounding, most_sensitive, prepare, quantize
+from calibration.int8.placement import Dialect, quantized_tensors, residual_side
+from calibration.int8.qdq import Filters, scale_of, with_room_for_bias
+from calibration.int8.quantize import Prepared, Recipe, Technique, most_sensitive, prepare, quantize
 from tests.simulators.networks import CLASSES, CONVOLUTIONS, SIZE, images, residual_network
 
 _ENTRY = ModelEntry(role="reference", file="m.onnx", precision="fp32", opset=17)
 _SPEC = Preprocessing(size_wh=(SIZE, SIZE))
 _FRAMES = images()
 _DIALECTS: tuple[Dialect, ...] = ("cpu", "tensorrt")
-_ROUNDINGS: tuple[Rounding, ...] = ("together", "nearest")
 
 
 def _infer(model: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -151,13 +151,13 @@ def test_quantize_onnx_runtime_executes_integer_convolutions(prepared: Prepared,
     assert "Conv" not in kinds
 
 
+def _error(*techniques: Technique) -> float:
+    model = quantize(prepare(residual_network(), _FRAMES, techniques=frozenset(techniques)), Recipe("cpu")).model
+    return float(np.abs(_infer(model) - _infer(residual_network())).mean())
+
+
 def test_prepare_rounding_together_beats_the_nearest() -> None:
-    reference = _infer(residual_network())
-    errors = []
-    for rounding in _ROUNDINGS:
-        model = quantize(prepare(residual_network(), _FRAMES, rounding=rounding), Recipe("cpu")).model
-        errors.append(float(np.abs(_infer(model) - reference).mean()))
-    assert errors[0] < errors[1]
+    assert _error("round_together", "correct_bias") < _error()
 
 
 def test_prepare_too_few_frames_is_refused() -> None:

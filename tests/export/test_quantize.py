@@ -16,7 +16,7 @@ from tests.simulators.networks import CLASSES, CONVOLUTIONS, images, residual_ne
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from calibration.int8.qdq import Dialect
+    from calibration.int8.placement import Dialect
     from calibration.int8.quantize import Prepared
 
 _BUDGET = ParityBudget(min_agreement=0, max_mean_tv=0.02, max_accuracy_drop=1)
