@@ -11,7 +11,7 @@ import click
 
 from bundle.engines.choose import ENGINES, open_engine
 from bundle.errors import InputError
-from bundle.images import read
+from bundle.images import PHOTO_SUFFIXES, read
 from bundle.store import Store
 from bundle.verify import Bundle, load_bundle
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @click.group()
@@ -176,7 +175,7 @@ def count(photos: tuple[Path, ...], bundle_path: Path, engine: str, threads: int
 def _photos(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(child for child in path.iterdir() if child.suffix.lower() in _SUFFIXES)
+    found = sorted(child for child in path.iterdir() if child.suffix.lower() in PHOTO_SUFFIXES)
     if not found:
         raise InputError(f"folder {path} holds no photos", expected=".jpg, .jpeg or .png", fix="Name another folder.")
     return found

@@ -15,7 +15,7 @@ from bundle.engines.choose import open_engine
 from bundle.errors import EngineError, InputError
 from bundle.interval import interval_from_posterior
 from bundle.manifest import class_value
-from bundle.preprocess import preprocess
+from bundle.preprocess import normalize_into, resize
 from bundle.verify import Bundle, load_bundle
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ class Counter:
         self.engine = engine
         self.classes = manifest.count_classes
         self.threshold = manifest.calibration.threshold
+        self._tensor = np.empty((0, *engine.input_chw), np.float32)
 
     @property
     def promise(self) -> PromiseState:
@@ -192,7 +193,22 @@ class Counter:
             InputError: There is no image, or one is no colour image.
             EngineError: The engine failed.
         """
-        return self.posteriors_of(self.tensor(images_bgr))
+        tensor = self._fill(images_bgr, self._room_for(len(images_bgr)))
+        return self.posteriors_of(tensor)
+
+    def _room_for(self, frames: int) -> NDArray[np.float32]:
+        """The same memory for every call: asking the system for fresh pages takes longer than filling them."""
+        if len(self._tensor) < frames:
+            self._tensor = np.empty((frames, *self.engine.input_chw), np.float32)
+        return self._tensor[:frames]
+
+    def _fill(self, images_bgr: Sequence[NDArray[np.uint8]], tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not images_bgr:
+            raise InputError("nothing to count", got="no frames", expected="at least one")
+        spec = self.bundle.manifest.preprocessing
+        for image, planes in zip(images_bgr, tensor, strict=True):
+            normalize_into(planes, resize(image, spec), spec)
+        return tensor
 
     def count(self, images_bgr: Sequence[NDArray[np.uint8]]) -> Count:
         """Count one bin from the frames of one visit.
@@ -221,10 +237,7 @@ class Counter:
         Raises:
             InputError: There is no image, or one is no colour image.
         """
-        if not images_bgr:
-            raise InputError("nothing to count", got="no frames", expected="at least one")
-        spec = self.bundle.manifest.preprocessing
-        return np.stack([preprocess(image, spec) for image in images_bgr])
+        return self._fill(images_bgr, np.empty((len(images_bgr), *self.engine.input_chw), np.float32))
 
     def posteriors_of(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float64]:
         """The second half of `posteriors`: the network and the calibration.

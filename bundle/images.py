@@ -7,6 +7,7 @@ word. A lying header is caught after decoding: the pixels must have the size tha
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ MAX_PIXELS = 40_000_000
 """Largest picture that is decoded by default: 40 megapixels are 120 MB as BGR, above any bin camera."""
 MAX_BYTES = 64 << 20
 """Largest file that is read by default, in bytes."""
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""What a file's name ends with, in small letters, when a folder is searched for photos."""
 
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -191,11 +194,18 @@ def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+            # Reserving room for the largest file takes longer than reading a photo. A pipe has no size.
+            size = os.fstat(file.fileno()).st_size or max_bytes
+            data = b"" if size > max_bytes else file.read(size + 1)
     except OSError as exc:
         raise InputError(f"{path} cannot be read", got=exc.strerror, fix="Check the path and its rights.") from exc
-    if len(data) > max_bytes:
-        raise InputError(f"{path} is too large a file", got=f"over {max_bytes} bytes", fix="Scale the photo down.")
+    if max(size, len(data)) > max_bytes:
+        raise InputError(
+            f"{path} is too large a file",
+            got=f"over {max_bytes} bytes",
+            expected=f"at most {max_bytes}",
+            fix="Scale the photo down.",
+        )
     return data
 
 

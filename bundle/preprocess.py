@@ -106,15 +106,26 @@ def normalize_batch(images_bgr: NDArray[np.uint8], spec: Preprocessing) -> NDArr
     Returns:
         float32, (N, 3, h, w), contiguous, channels in `spec.color` order.
     """
-    order = (2, 1, 0) if spec.color == "RGB" else (0, 1, 2)
     out = np.empty((len(images_bgr), 3, *images_bgr.shape[1:3]), np.float32)
     for image, planes in zip(images_bgr, out, strict=True):
-        # Split first: arithmetic on every third byte costs nine times as much as on a plane of its own.
-        channels = cv2.split(image)
-        for channel, source in enumerate(order):
-            # One fused multiply-add per channel: (pixel / 255 - mean) / std = pixel * gain + offset.
-            gain = np.float32(1.0 / (255.0 * spec.std[channel]))
-            offset = np.float32(-spec.mean[channel] / spec.std[channel])
-            np.multiply(channels[source], gain, out=planes[channel])
-            planes[channel] += offset
+        normalize_into(planes, image, spec)
     return out
+
+
+def normalize_into(planes: NDArray[np.float32], image_bgr: NDArray[np.uint8], spec: Preprocessing) -> None:
+    """`normalize` into memory that the caller has.
+
+    Args:
+        planes: Where to: float32, (3, h, w), any content.
+        image_bgr: uint8, (h, w, 3), BGR, 0..255.
+        spec: The bundle's preprocessing.
+    """
+    order = (2, 1, 0) if spec.color == "RGB" else (0, 1, 2)
+    # Split first: arithmetic on every third byte costs nine times as much as on a plane of its own.
+    channels = cv2.split(image_bgr)
+    for channel, source in enumerate(order):
+        # One fused multiply-add per channel: (pixel / 255 - mean) / std = pixel * gain + offset.
+        gain = np.float32(1.0 / (255.0 * spec.std[channel]))
+        offset = np.float32(-spec.mean[channel] / spec.std[channel])
+        np.multiply(channels[source], gain, out=planes[channel])
+        planes[channel] += offset

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from calibration.boards import BoardSpec
     from calibration.lens import LensFit
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 MAX_PHOTOS = 200
 _DARK, _BRIGHT = 25.0, 230.0
 _CLIPPED_LEVEL, _MAX_CLIPPED = 250, 0.2
@@ -91,7 +90,7 @@ def read_photos(folder: Path) -> dict[str, NDArray[np.uint8]]:
         InputError: There are none, one cannot be read, or their sizes differ.
     """
     try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in images.PHOTO_SUFFIXES)
     except OSError as exc:
         raise InputError(f"{folder} cannot be read", got=exc.strerror, fix="Name a folder of pictures.") from exc
     if not files:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bundle.durable import write_bytes
 from bundle.errors import InputError
-from bundle.images import encode_jpeg
+from bundle.images import PHOTO_SUFFIXES, encode_jpeg
 from demo.render import render_bin
 from demo.seeds import MAX_SEED, tour_seed
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _JPEG_QUALITY = 90
 _WRONG_RECORDS = 0.1  # share of bins whose record is off by one or two, which is what a count is there to find
 
@@ -100,7 +99,7 @@ def borrow_shelf(source: str, folder: Path, frames: int | None) -> Shelf:
         )
     if not path.is_dir():
         return Shelf(str(path), {}, None, None)
-    photos = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    photos = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
     if not photos:
         raise InputError(f"--source {source} holds no photos", expected=".jpg, .jpeg or .png")
     if frames is None or frames >= len(photos):

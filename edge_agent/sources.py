@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from bundle.errors import CameraError, InputError
-from bundle.images import MAX_BYTES, decode
+from bundle.images import PHOTO_SUFFIXES, decode, read_bytes
 from edge_agent.config import shown_source
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SourceKind = Literal["folder", "video", "camera"]
 
 _TEXT_CODEC = cv2.VideoWriter.fourcc(*"ansi")
@@ -100,11 +99,13 @@ def source_kind(source: int | str) -> SourceKind:
     Raises:
         InputError: Nothing is there.
     """
-    if isinstance(source, int) or "://" in source or source.startswith("/dev/"):
+    if isinstance(source, int) or "://" in source:
         return "camera"
     path = Path(source)
     if path.is_dir():
         return "folder"
+    if source.startswith("/dev/"):
+        return "camera"
     if path.is_file():
         return "video"
     raise InputError(
@@ -155,26 +156,11 @@ class FolderSource:
         captured_s, captured_mono_s = time.time(), time.monotonic()
         shown = _readable(name)
         try:
-            data = _read_photo(self._folder / name, shown)
+            data = read_bytes(self._folder / name)
             image = decode(data, name=shown, max_pixels=self._max_pixels)
         except InputError as exc:
             return Unusable(index, shown, _readable(str(exc)))
         return Picture(index, shown, image, data, captured_s, captured_mono_s)
-
-
-def _read_photo(file: Path, shown: str) -> bytes:
-    """Read a photo's file, asking for its size first: reserving room for the largest one takes longer than reading."""
-    try:
-        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size = os.fstat(handle).st_size
-            if size > MAX_BYTES:
-                raise InputError(f"{shown} is too large a file", got=f"{size} bytes", expected=f"at most {MAX_BYTES}")
-            return os.read(handle, size)
-        finally:
-            os.close(handle)
-    except OSError as exc:
-        raise InputError(f"{shown} cannot be read", got=exc.strerror, fix="Check its rights.") from exc
 
 
 def _readable(text: str) -> str:
@@ -196,7 +182,7 @@ def photo_names(folder: Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES and e.is_file())
+            names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in PHOTO_SUFFIXES and e.is_file())
     except OSError as exc:
         raise InputError(f"folder {folder} cannot be read", got=exc.strerror, fix="Check the path.") from exc
     if not names:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from bundle.errors import InputError
+from bundle.images import PHOTO_SUFFIXES
 from train.data.abid import MAX_COUNT
 from train.data.listed import Listed
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 LAYOUTS = ("abid", "folders", "csv")
 _ASINS = pa.list_(pa.string())
 
