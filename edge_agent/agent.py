@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from bundle.errors import BintallyError, EngineError, InputError
 from edge_agent.camera import Camera, Frame, Notice
 from edge_agent.health import Watchdog
+from edge_agent.prometheus import exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edge_agent.frame_path import FramePath, Outcome
     from edge_agent.messages import Totals
     from edge_agent.outbox import Outbox
+    from edge_agent.prometheus import Endpoint
     from edge_agent.publisher import Publisher
     from edge_agent.report import Report
     from edge_agent.rows import Entry
@@ -76,6 +78,7 @@ class Parts:
         alarms: Says what is wrong.
         pace: How often and how long.
         release: Called at the very end.
+        endpoint: The page for Prometheus, if wanted.
     """
 
     cameras: Sequence[Camera]
@@ -88,6 +91,7 @@ class Parts:
     alarms: Alarms
     pace: Pace
     release: Callable[[], None]
+    endpoint: Endpoint | None = None
 
 
 class Agent:
@@ -204,8 +208,20 @@ class Agent:
         if now_s >= self._next_telemetry_s:
             self._next_telemetry_s = now_s + parts.pace.telemetry_interval_s
             parts.alarms.report_drops()
-            parts.publisher.send_telemetry(parts.report.telemetry(self._wall_clock()).to_bytes())
+            self._tell()
         self._watchdog.ping()
+
+    def _tell(self) -> None:
+        """Say how it goes: to the broker, to systemd, and to Prometheus if it is asked for."""
+        parts = self._parts
+        message = parts.report.telemetry(self._wall_clock())
+        parts.publisher.send_telemetry(message.to_bytes())
+        parts.alarms.report_heat()
+        if parts.endpoint is not None:
+            parts.endpoint.show(exposition(message, parts.alarms.state))
+        counts, waiting = message.totals["accepted"], message.queue["messages"]
+        why = f" ({'; '.join(parts.alarms.reasons)})" if parts.alarms.reasons else ""
+        self._watchdog.say(f"{parts.alarms.state}{why}: {counts} counts, {waiting} messages wait, {message.fps} fps")
 
     def _take(self, camera: Camera, frame: Frame) -> None:
         """Take one frame through the frame path, whatever happens to it."""
@@ -280,7 +296,7 @@ class Agent:
         parts = self._parts
         self._watchdog.ready()
         if self._stop.is_set():
-            self._watchdog.stopping()
+            self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * _CLOSE_S + 2 * _GOODBYE_S)
         for camera in parts.cameras:
             camera.end()
         self._drain()

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, new_event_id, utc
 from edge_agent.rows import Entry
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from edge_agent.messages import Topics
+    from edge_agent.messages import State, Topics
     from edge_agent.outbox import Outbox
     from edge_agent.publisher import Publisher
     from edge_agent.report import Report
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _PUT_TIMEOUT_S = 0.5
+_THROTTLED = "it is slowed down by heat or power"
 
 
 class Alarms:
@@ -65,6 +67,7 @@ class Alarms:
         self._wall_clock = wall_clock
         self._down: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
+        self._heat = report.heat
         self._losses = report.losses()
 
     def event(self, event: str, severity: Literal["info", "warning", "error"], subject: str, problem: str) -> None:
@@ -85,6 +88,7 @@ class Alarms:
             subject=subject,
             problem=problem,
             at=utc(now_s),
+            clock_synchronised=read_clock().synchronised,
         )
         entry = Entry(message.event_id, "event", self._topics.event, message.to_bytes())
         if not self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
@@ -122,6 +126,25 @@ class Alarms:
             _LOG.warning("dropped: %s", said)
             self.event("dropped", "warning", "outbox", said)
 
+    def report_heat(self) -> None:
+        """Say when the machine begins to be slowed down, and each time its power supply gave too little."""
+        before, self._heat = self._heat, self._report.heat
+        if self._heat.throttled and not before.throttled:
+            self.event("throttled", "warning", "machine", _THROTTLED)
+        new = (self._heat.over_current_events or 0) - (before.over_current_events or 0)
+        if before.over_current_events is not None and new > 0:
+            self.event("over_current", "warning", "machine", f"the power supply gave too little {new} times more")
+
+    @property
+    def state(self) -> State:
+        """What the last status says."""
+        return "degraded" if self._reasons else "online"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the agent is degraded."""
+        return self._reasons or ()
+
     def update_status(self) -> None:
         """Publish the status when its reasons have changed."""
         reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
@@ -129,7 +152,9 @@ class Alarms:
             reasons.append("outbox: the disk is full")
         if self._uploader is not None and self._uploader.worker.problem is not None:
             reasons.append(f"uploads: {self._uploader.worker.problem}")
+        if self._heat.throttled:
+            reasons.append(f"machine: {_THROTTLED}")
         if tuple(reasons) != self._reasons:
             self._reasons = tuple(reasons)
-            status = self._report.status("degraded" if reasons else "online", self._reasons, self._wall_clock())
+            status = self._report.status(self.state, self._reasons, self._wall_clock())
             self._publisher.set_status(status.to_bytes())

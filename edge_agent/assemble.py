@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from edge_agent.messages import StatusMessage, Topics, utc
 from edge_agent.mqtt import VERSIONS, PahoLink, Will
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
+from edge_agent.prometheus import Endpoint
 from edge_agent.publisher import Publisher
 from edge_agent.records import read_records
 from edge_agent.report import Report
@@ -130,8 +132,12 @@ def assemble(
         for section in config.cameras:
             cameras.append(Camera(section, counter.bundle.manifest.preprocessing, command=capture_command))
             undo.callback(cameras[-1].close)
+        endpoint = None
+        if config.telemetry.prometheus_port is not None:
+            endpoint = Endpoint(config.telemetry.prometheus_port)
+            undo.callback(endpoint.close)
         parts = _parts(config, counter, cameras, records, on_accepted, release=undo.pop_all().close)
-    return Agent(parts)
+    return Agent(replace(parts, endpoint=endpoint))
 
 
 def _parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -68,6 +69,7 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     from edge_agent.assemble import assemble
     from edge_agent.logs import set_up_logs
 
+    faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where each thread was
     config = load_config(config_file).config
     set_up_logs(config.log.level, json_lines=log_json or config.log.json_lines)
     ready = assemble(config, on_accepted=_print_count if as_json else None)

@@ -21,10 +21,12 @@ BIN_ID_FIELDS = ("stem", "camera", "visit")
 
 _USERINFO = re.compile(r"(:/+).*@", re.DOTALL)
 """Up to the last @, because a password may hold one, or a slash that nobody has encoded."""
+_QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")
+"""Some cameras want user and password as parameters, under names of their own."""
 
 
 def shown_source(source: int | str) -> str:
-    """Write a source for people, logs and messages: without the user name and password of a network camera.
+    """Write a source for people, logs and messages: without user name, password and parameters of a network camera.
 
     Args:
         source: As in the configuration, or a text that quotes it.
@@ -32,7 +34,7 @@ def shown_source(source: int | str) -> str:
     Returns:
         The same with `***` in the place of the secret.
     """
-    return _USERINFO.sub(r"\1***@", str(source))
+    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", str(source)))
 
 
 class _Section(BaseModel):
@@ -188,6 +190,8 @@ class TelemetrySection(_Section):
     """How often the robot reports on itself."""
 
     interval_s: float = Field(default=10.0, ge=0.2, le=3600)
+    prometheus_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Serves /metrics on the loopback; None serves nothing."""
 
 
 class RecordsSection(_Section):

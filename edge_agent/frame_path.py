@@ -19,6 +19,7 @@ from bundle.images import encode_jpeg
 from bundle.verdict import judge_record
 from edge_agent import decide, visit
 from edge_agent.gate import GateState, judge
+from edge_agent.machine import read_clock
 from edge_agent.messages import CountMessage, IntervalField, SidecarMessage, new_event_id, utc
 from edge_agent.rows import Entry, ImageEntry
 from edge_agent.uploads import image_key
@@ -259,6 +260,7 @@ class FramePath:
             captured_at=utc(first.captured_s),
             latency_ms=round(max(0.0, self._clock() - first.captured_mono_s) * 1e3, 3),
             is_historical=False,
+            clock_synchronised=read_clock().synchronised,
             image_key=None,
         )
 

@@ -6,10 +6,11 @@ restart an agent that counts, so the network is no stage; the threads that talk 
 
 from __future__ import annotations
 
-import ctypes
+import faulthandler
 import logging
 import os
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_TIMEX_BYTES = 512
-_CLOCK_ERROR = 5
+_MAX_STATUS = 200
 
 
 class Watchdog:
@@ -45,6 +45,8 @@ class Watchdog:
         self._clock = clock
         self._next_s = 0.0
         self._ready = False
+        self._said = ""
+        self._dumped = False
 
     def late(self) -> list[str]:
         """Stages that made no progress within their budget."""
@@ -66,13 +68,35 @@ class Watchdog:
         late = self.late()
         if late:
             _LOG.error("no progress in: %s", ", ".join(late))
-            notify(f"STATUS=no progress in {', '.join(late)}", self._address)
+            self.say(f"no progress in {', '.join(late)}")
+            self._dump()
         else:
             notify("WATCHDOG=1", self._address)
 
-    def stopping(self) -> None:
-        """Tell systemd that the end is wanted."""
-        notify("STOPPING=1", self._address)
+    def _dump(self) -> None:
+        """Leave in the log where each thread is, once, before systemd ends the process."""
+        if not self._dumped:
+            self._dumped = True
+            faulthandler.dump_traceback(sys.stderr.fileno())
+
+    def say(self, text: str) -> None:
+        """Put a line under `systemctl status`.
+
+        Args:
+            text: Sent when it differs from the last one.
+        """
+        line = " ".join(text.split())[:_MAX_STATUS]
+        if line != self._said:
+            self._said = line
+            notify(f"STATUS={line}", self._address)
+
+    def stopping(self, within_s: float) -> None:
+        """Tell systemd that the end is wanted.
+
+        Args:
+            within_s: How long it may take; TimeoutStopSec= is extended to that.
+        """
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}", self._address)
 
 
 def notify(message: str, address: str) -> bool:
@@ -95,17 +119,3 @@ def notify(message: str, address: str) -> bool:
         _LOG.warning("systemd cannot be notified: %s", exc)
         return False
     return True
-
-
-def clock_synchronised() -> bool | None:
-    """Ask the kernel whether the wall clock is kept by NTP.
-
-    Returns:
-        None where the kernel cannot be asked.
-    """
-    try:
-        # An all-zero timex asks and changes nothing (adjtimex(2)); the buffer is larger than any struct timex.
-        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
-    except (OSError, AttributeError):
-        return None
-    return None if state < 0 else bool(state != _CLOCK_ERROR)

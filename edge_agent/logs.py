@@ -1,12 +1,20 @@
-"""Logs on stderr, for people or as JSON lines; a line that repeats too often is held back and summed up."""
+"""Logs on stderr, for people or as JSON lines; a line that repeats too often is held back and summed up.
+
+Secrets never stand in a log: none is ever handed to it on purpose, and what looks like the address of a camera or a key
+of a cloud is masked on the way out, tracebacks of libraries included.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
+
+from edge_agent.config import shown_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,10 +22,70 @@ if TYPE_CHECKING:
 _PER_WINDOW = 20
 _WINDOW_S = 60.0
 _MAX_LINES = 256
+_MAX_MESSAGE = 8192
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*:/+[^\s'\"]+", re.IGNORECASE)
+_KEY = re.compile(
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|(?<=secret_access_key)(\W{1,5})\S+|(?<=session_token)(\W{1,5})\S+|(?<=password)([\"']?\s*[=:]\s*)\S+",
+    re.IGNORECASE,
+)
+
+
+def masked(text: str) -> str:
+    """Take out what looks like a secret.
+
+    Args:
+        text: Of a log.
+
+    Returns:
+        The same with *** in the place of it.
+    """
+    text = _ADDRESS.sub(lambda found: shown_source(found[0]), text)
+    return _KEY.sub("***", text)
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record.
+
+        Args:
+            record: What was logged.
+
+        Returns:
+            A line, and the traceback if there is one.
+        """
+        return masked(super().format(record))
+
+
+class JournalFormatter(logging.Formatter):
+    """Puts before each line what journald reads as its priority (sd-daemon(3)).
+
+    Args:
+        inner: Writes the line.
+    """
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record.
+
+        Args:
+            record: What was logged.
+
+        Returns:
+            Its lines, each with the priority.
+        """
+        mark = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        return "\n".join(f"<{mark}>{line}" for line in self._inner.format(record).splitlines())
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record.
@@ -32,10 +100,10 @@ class JsonFormatter(logging.Formatter):
             "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": masked(record.getMessage())[:_MAX_MESSAGE],
         }
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+            fields["traceback"] = masked(self.formatException(record.exc_info))[-_MAX_MESSAGE:]
         return json.dumps(fields, ensure_ascii=False)
 
 
@@ -80,8 +148,19 @@ def set_up_logs(level: str, *, json_lines: bool) -> None:
         json_lines: One JSON object per line, for journald and log collectors.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if json_lines else logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    formatter = JsonFormatter() if json_lines else TextFormatter("%(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JournalFormatter(formatter) if _is_journal(sys.stderr.fileno()) else formatter)
     handler.addFilter(Throttle())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether a stream ends in the journal: systemd names the device and inode of the one that it connected."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (device, inode) == (str(status.st_dev), str(status.st_ino))

@@ -62,6 +62,7 @@ class CountMessage(_Message):
     captured_at: AwareDatetime
     latency_ms: float = Field(ge=0)
     is_historical: bool
+    clock_synchronised: bool | None = None
     image_key: str | None
 
 
@@ -75,6 +76,7 @@ class EventMessage(_Message):
     subject: str
     problem: str
     at: AwareDatetime
+    clock_synchronised: bool | None = None
 
 
 class StatusMessage(_Message):
@@ -113,7 +115,10 @@ class TelemetryMessage(_Message):
     disk_free_bytes: int | None
     rss_bytes: int | None
     temperature_c: float | None
+    throttled: bool | None
+    over_current_events: int | None
     clock_synchronised: bool | None
+    clock_max_error_ms: float | None
 
 
 class SidecarMessage(_Message):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from edge_agent.health import clock_synchronised
+from edge_agent.machine import Heat, disk_free_bytes, read_clock, read_heat, rss_bytes
 from edge_agent.messages import StageLatency, StatusMessage, TelemetryMessage, utc
-from edge_agent.telemetry import disk_free_bytes, rss_bytes, temperature_c
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +41,9 @@ class Report:
         state_path: Whose disk is watched.
         rescue: What happened to a damaged outbox at the start.
         clock: Monotonic seconds.
+
+    Attributes:
+        heat: The sensors, as of the last telemetry message.
     """
 
     def __init__(  # noqa: PLR0913 - it reports on every part
@@ -72,6 +74,7 @@ class Report:
         self._clock = clock
         self._started_s = self._window_s = clock()
         self._window_frames = 0
+        self.heat = Heat(None, None, None)
 
     @property
     def engine_name(self) -> str:
@@ -141,6 +144,7 @@ class Report:
         elapsed_s = max(1e-3, clock_s - self._window_s)
         fps = (frames - self._window_frames) / elapsed_s
         self._window_s, self._window_frames = clock_s, frames
+        self.heat, clock_quality = read_heat(), read_clock()
         return TelemetryMessage(
             robot=self._robot,
             at=utc(now_s),
@@ -161,8 +165,11 @@ class Report:
             },
             disk_free_bytes=disk_free_bytes(self._state_path),
             rss_bytes=rss_bytes(),
-            temperature_c=temperature_c(),
-            clock_synchronised=clock_synchronised(),
+            temperature_c=self.heat.temperature_c,
+            throttled=self.heat.throttled,
+            over_current_events=self.heat.over_current_events,
+            clock_synchronised=clock_quality.synchronised,
+            clock_max_error_ms=clock_quality.max_error_ms,
         )
 
     def losses(self) -> dict[str, int]:

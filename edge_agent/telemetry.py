@@ -7,17 +7,12 @@ quantile is right to within 2.5 %.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import Counter
-from pathlib import Path
 
 _FIRST_MS = 0.01
 _GROWTH = 1.05
 _BUCKETS = 400  # 0.01 ms * 1.05^400 = 50 minutes
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_THERMAL = Path("/sys/class/thermal")
-_STATM = Path("/proc/self/statm")
 
 
 class Histogram:
@@ -106,38 +101,3 @@ class Telemetry:
         with self._lock:
             found = self._whole.get(stage)
             return (None, None) if found is None else (found.quantile(0.5), found.quantile(0.99))
-
-
-def rss_bytes() -> int | None:
-    """Memory of this process, None where the system does not say."""
-    try:
-        return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def temperature_c(folder: Path = _THERMAL) -> float | None:
-    """Hottest thermal zone.
-
-    Args:
-        folder: Where the kernel lists them.
-
-    Returns:
-        Degrees Celsius, None where there is none.
-    """
-    found = []
-    for zone in sorted(folder.glob("thermal_zone*"))[:64]:
-        try:
-            found.append(int((zone / "temp").read_text(encoding="ascii")) / 1e3)
-        except (OSError, ValueError):
-            continue
-    return max(found) if found else None
-
-
-def disk_free_bytes(path: Path) -> int | None:
-    """Room on the disk of a path, None when it cannot be asked."""
-    try:
-        status = os.statvfs(path)
-    except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
