@@ -155,7 +155,7 @@ def _parts(
         _LOG.error("outbox: %s", rescue)
     outbox = Outbox(Ledger(file, spool, config.state), on_accepted=_acceptance(telemetry, on_accepted))
     publisher = _publisher(config, topics, outbox)
-    target, prefix = _target(config)
+    target, prefix = upload_target(config)
     uploader = _uploader(config, target, outbox, spool)
     report = Report(
         robot=robot,
@@ -256,7 +256,15 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
     return Publisher(config.mqtt, topics, outbox, connect=connect)
 
 
-def _target(config: AgentConfig) -> tuple[Target | None, str | None]:
+def upload_target(config: AgentConfig) -> tuple[Target | None, str | None]:
+    """Find where images go.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The target and the prefix of this robot's keys; None and None when images go nowhere.
+    """
     own = f"{config.robot.site}/{config.robot.id}"
     if config.s3 is not None:
         prefix = config.s3.prefix.strip("/")

@@ -39,13 +39,21 @@ def check_references(config: AgentConfig) -> dict[str, str]:
         found[f"camera {camera.name}"] = f"{kind}{size}"
     if config.records is not None:
         found["records"] = f"{len(read_records(config.records.file))} bins"
-    for key, file in _secret_files(config).items():
+    for key, file in secret_files(config).items():
         if file is not None and not file.is_file():
             raise ConfigError(f"{key} does not exist", got=file, fix="Correct it, or pass it by LoadCredential.")
     return found
 
 
-def _secret_files(config: AgentConfig) -> dict[str, Path | None]:
+def secret_files(config: AgentConfig) -> dict[str, Path | None]:
+    """Name the files that hold keys, passwords and certificates.
+
+    Args:
+        config: As `load_config` gives it.
+
+    Returns:
+        Path by configuration key, None where nothing is set.
+    """
     tls = config.mqtt.tls
     return {
         "mqtt.password_file": config.mqtt.password_file,

@@ -42,6 +42,7 @@ def agent() -> None:
     \b
     Examples:
       bintally agent check-config --config agent.toml
+      bintally agent doctor --config agent.toml
       bintally agent run --config agent.toml
       mosquitto_sub -t 'bintally/v1/+/+/count'         see the counts arrive
     """
@@ -145,3 +146,35 @@ def check_config(config_file: Path, *, as_json: bool) -> None:
         click.echo(f"{setting.key:<{width}}  {'-' if setting.value is None else setting.value}  ({setting.origin})")
     for subject, note in notes.items():
         click.echo(f"{subject}: {note}")
+
+
+@agent.command()
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per finding on stdout.")
+def doctor(config_file: Path, *, as_json: bool) -> None:
+    """Examine the robot: cameras, permissions, bundle, engine, broker, bucket, clock, certificates, service.
+
+    One line each, with what to do. Run it as the service's user. It publishes one event, "doctor", and stores one small
+    object, doctor.txt; both are harmless beside a running agent.
+
+    \b
+    Exit codes: 0 the agent can work (warnings included), 1 something failed, 78 configuration wrong.
+
+    \b
+    Example:
+      sudo -u bintally bintally agent doctor --config /etc/bintally/agent.toml
+    """
+    from dataclasses import asdict
+
+    from edge_agent.doctor.examine import examine
+
+    failed = False
+    for finding in examine(load_config(config_file).config):
+        failed = failed or finding.level == "FAIL"
+        if as_json:
+            click.echo(json.dumps(asdict(finding)))
+        else:
+            fix = f"  -> {finding.fix}" if finding.fix else ""
+            click.echo(f"{finding.level:<5} {finding.subject:<22} {finding.words}{fix}")
+    if failed:
+        sys.exit(1)
