@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from bundle.manifest import ModelEntry
 
 
+CPP_ERRORS = (RuntimeError, ValueError, MemoryError, IndexError, OverflowError)
+"""What a C++ exception becomes in Python (pybind11). A damaged model calls up any of them: its names, cited in a
+message, may be no UTF-8, which is a ValueError; its sizes may ask for more memory than there is."""
+
+
 class Port(NamedTuple):
     """An input or output as a runtime sees it: its name, its NumPy dtype, its sizes without the batch."""
 

@@ -49,6 +49,7 @@ class Cuda:
         (self._stream,) = self._call("cudaStreamCreate")
         self._memory: list[int] = []
         self._pinned: list[int] = []
+        self._recorded: list[object] = []
 
     @property
     def stream(self) -> int:
@@ -156,22 +157,26 @@ class Cuda:
         finally:
             (graph,) = self._call("cudaStreamEndCapture", self._stream)
         (recorded,) = self._call("cudaGraphInstantiate", graph, 0)
+        self._call("cudaGraphDestroy", graph)  # the recording itself; what was made of it lives on
+        self._recorded.append(recorded)
         return lambda: self._launch(recorded)
 
     def _launch(self, recorded: object) -> None:
         self._call("cudaGraphLaunch", recorded, self._stream)
 
     def close(self) -> None:
-        """Free all memory and the stream.
+        """Free all memory, what was recorded, and the stream.
 
         Raises:
             EngineError: CUDA failed.
         """
+        for recorded in self._recorded:
+            self._call("cudaGraphExecDestroy", recorded)
         for address in self._memory:
             self._call("cudaFree", address)
         for address in self._pinned:
             self._call("cudaFreeHost", address)
-        self._memory, self._pinned = [], []
+        self._memory, self._pinned, self._recorded = [], [], []
         self._call("cudaStreamDestroy", self._stream)
 
     def _call(self, name: str, *arguments: object) -> tuple[Any, ...]:

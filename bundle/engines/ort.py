@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bundle.engines.base import Engine, Port
+from bundle.engines.base import CPP_ERRORS, Engine, Port
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ _PROVIDERS: dict[Device, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_OPTIONS: dict[Device, dict[str, str]] = {"tensorrt": {"trt_int8_enable": "1", "trt_fp16_enable": "1"}}
+"""TensorRT has to be allowed what the Q/DQ file asks for. Its engine cache inside ONNX Runtime stays off: it is not
+bound to a hash, and engines are executable code."""
 _DISABLED = ["WeightBiasQuantization"]
 """Since 1.21 ONNX Runtime turns a float convolution between Q/DQ nodes into an INT8 one, with one scale for all its
 filters: exactly those that were left in float because INT8 hurts them (seen: 95 % of the answers kept, then 18 %)."""
@@ -115,12 +118,11 @@ def _open_session(model: bytes, file: str, threads: int | None, device: Device) 
             got=devices(),
             fix="Install onnxruntime-gpu instead of onnxruntime, or choose another engine.",
         )
+    wanted = {_PROVIDERS[device]: _OPTIONS.get(device, {}), _PROVIDERS["cpu"]: {}}
     try:
-        return ort.InferenceSession(
-            model,
-            options,
-            providers=list(dict.fromkeys((_PROVIDERS[device], _PROVIDERS["cpu"]))),
-            disabled_optimizers=_DISABLED,
+        # Its fallback would print to stdout, which is data here, and count on another device than it says.
+        session = ort.InferenceSession(
+            model, options, providers=list(wanted.items()), disabled_optimizers=_DISABLED, enable_fallback=0
         )
     except _runtime_errors() as exc:
         raise EngineError(
@@ -128,10 +130,18 @@ def _open_session(model: bytes, file: str, threads: int | None, device: Device) 
             got=str(exc)[:300],
             fix="Verify the bundle, or export it again.",
         ) from exc
+    if session.get_providers()[0] != _PROVIDERS[device]:  # a device whose libraries are missing is left out silently
+        raise EngineError(
+            f"this ONNX Runtime cannot use its {device} device",
+            got=session.get_providers(),
+            fix="Check driver and libraries with `nvidia-smi`, or choose another engine.",
+        )
+    return session
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """Everything that ONNX Runtime raises: its exceptions share no base below Exception."""
+    """Everything that ONNX Runtime raises: its own exceptions share no base below Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*CPP_ERRORS, *own)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bundle.engines.base import Engine, Port
+from bundle.engines.base import CPP_ERRORS, Engine, Port
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class OvEngine(Engine):
         try:
             # The input is shared for the length of the call; the output is copied, so the caller owns it.
             return np.array(self._request.infer([tensor_nchw], share_inputs=True, share_outputs=True)[0])
-        except RuntimeError as exc:
+        except CPP_ERRORS as exc:
             raise EngineError(f"{self.name} failed on a batch", got=str(exc)[:300]) from exc
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def _compile(model: bytes, file: str, threads: int | None) -> Any:  # noqa: ANN4
     try:
         core = openvino.Core()
         return core.compile_model(core.read_model(io.BytesIO(model)), "CPU", options)
-    except RuntimeError as exc:
+    except CPP_ERRORS as exc:
         raise EngineError(
             f"OpenVINO does not load {file}",
             got=" ".join(str(exc).split())[-300:],

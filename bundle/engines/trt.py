@@ -166,8 +166,11 @@ def _build(request: BuildRequest, key: EngineKey, cache: EngineCache) -> bytes:
     timed = BuildRequest(request.model, request.input, request.input_chw, request.precision, cache.timings(key))
     built = in_child(build_engine, timed, timeout_s=_BUILD_LIMIT_S, say=lambda words: _LOG.info("%s", words))
     engine: bytes = built["engine"]
-    cache.save(key, engine, built_in_s=built["seconds"])
-    cache.save_timings(key, built["timings"])
+    try:
+        cache.save(key, engine, built_in_s=built["seconds"])
+        cache.save_timings(key, built["timings"])
+    except EngineError as exc:  # a full disk costs the next start another build, not this robot its engine
+        _LOG.warning("the engine was built and will be built again at the next start: %s", exc)
     return engine
 
 

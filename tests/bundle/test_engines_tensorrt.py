@@ -122,9 +122,9 @@ def test_trt_engine_close_frees_everything() -> None:
     from cuda.bindings import runtime
 
     engine = _open()
-    assert runtime.live_buffers() == 4
+    assert (runtime.live_buffers(), runtime.live_recordings()) == (4, 1)
     engine.close()
-    assert runtime.live_buffers() == 0
+    assert (runtime.live_buffers(), runtime.live_recordings()) == (0, 0)
 
 
 def test_trt_engine_without_cuda_graphs_queues_each_call(nvidia: pytest.MonkeyPatch) -> None:
@@ -205,6 +205,18 @@ def test_trt_engine_altered_in_the_cache_is_built_anew(tmp_path: Path) -> None:
     with _open() as engine:
         assert engine.infer(_FRAMES[:1]).shape == (1, len(CLASSES))
     assert plan.read_bytes() == whole
+
+
+def test_trt_engine_that_cannot_be_kept_runs_all_the_same(
+    nvidia: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise EngineError("cannot keep an engine", got="No space left on device")
+
+    nvidia.setattr(EngineCache, "save", full)
+    with caplog.at_level(logging.WARNING), _open() as engine:
+        assert engine.infer(_FRAMES[:1]).shape == (1, len(CLASSES))
+    assert "No space left on device" in caplog.text
 
 
 @pytest.mark.usefixtures("nvidia")

@@ -16,6 +16,7 @@ cudaHostAllocDefault = 0
 _STREAM = 7
 _buffers: dict[int, Any] = {}
 _recording: list[Callable[[], None]] | None = None
+_recordings: list[list[Callable[[], None]]] = []
 _FAILURES = os.environ.get("BINTALLY_FAKE_CUDA_FAILS", "").split()
 
 
@@ -135,7 +136,9 @@ def cudaStreamEndCapture(stream: object) -> tuple[Any, ...]:
 
 def cudaGraphInstantiate(graph: list[Callable[[], None]], flags: int) -> tuple[Any, ...]:
     del flags
-    return _OK, graph
+    recorded = list(graph)
+    _recordings.append(recorded)
+    return _OK, recorded
 
 
 def cudaGraphLaunch(graphExec: list[Callable[[], None]], stream: object) -> tuple[Any, ...]:
@@ -144,16 +147,21 @@ def cudaGraphLaunch(graphExec: list[Callable[[], None]], stream: object) -> tupl
     return (_OK,)
 
 
-def cudaGraphExecDestroy(graphExec: object) -> tuple[Any, ...]:
-    del graphExec
+def cudaGraphExecDestroy(graphExec: list[Callable[[], None]]) -> tuple[Any, ...]:
+    _recordings.remove(graphExec)
     return (_OK,)
 
 
-def cudaGraphDestroy(graph: object) -> tuple[Any, ...]:
-    del graph
+def cudaGraphDestroy(graph: list[Callable[[], None]]) -> tuple[Any, ...]:
+    graph.clear()
     return (_OK,)
 
 
 def live_buffers() -> int:
     """Buffers that nobody has freed. Not one of NVIDIA's."""
     return len(_buffers)
+
+
+def live_recordings() -> int:
+    """Instantiated graphs that nobody has destroyed. Not one of NVIDIA's."""
+    return len(_recordings)
