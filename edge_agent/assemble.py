@@ -22,8 +22,9 @@ from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.frame_path import FramePath
 from edge_agent.ledger import Ledger
+from edge_agent.link import VERSIONS, Will
 from edge_agent.messages import StatusMessage, Topics, utc
-from edge_agent.mqtt import VERSIONS, PahoLink, Will
+from edge_agent.mqtt import PahoLink
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
 from edge_agent.prometheus import Endpoint

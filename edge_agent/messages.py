@@ -12,12 +12,13 @@ from datetime import datetime, timezone
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 State = Literal["online", "degraded", "offline"]
 Totals = dict[str, int | float | None]
 
+_MAX_COMMAND_NAME = 64
 _RANDOM_BITS = 74
 _UUID7_VERSION = 0x7 << 76
 _UUID_VARIANT = 0x2 << 62
@@ -91,6 +92,7 @@ class StatusMessage(_Message):
     count_classes: tuple[str, ...]
     version: str
     at: AwareDatetime
+    settings: dict[str, JsonValue] = {}
     totals: Totals | None = None
 
 
@@ -131,6 +133,22 @@ class SidecarMessage(_Message):
     count: CountMessage
 
 
+class ResultMessage(_Message):
+    """What becomes of a command. `command_id` is None when the command was too broken to have one."""
+
+    event_id: str
+    robot: str
+    command: str
+    command_id: str | None
+    state: Literal["accepted", "running", "succeeded", "failed", "refused"]
+    reason: str | None
+    words: str
+    progress: Share | None
+    detail: dict[str, JsonValue]
+    at: AwareDatetime
+    clock_synchronised: bool | None
+
+
 class Topics:
     """The topics of one robot.
 
@@ -145,6 +163,18 @@ class Topics:
         self.count = f"{self.base}/count"
         self.telemetry = f"{self.base}/telemetry"
         self.event = f"{self.base}/event"
+        self.commands = f"{self.base}/cmd/+"
+
+    def result(self, command: str) -> str:
+        """Topic of what becomes of commands.
+
+        Args:
+            command: Its name, as a stranger may have written it.
+
+        Returns:
+            The topic.
+        """
+        return f"{self.base}/cmd/{quote(command[:_MAX_COMMAND_NAME], safe='', errors='replace')}/result"
 
     def bin(self, bin_id: str) -> str:
         """Topic of the newest count of a bin.

@@ -6,6 +6,8 @@ Invariants, each from a measured trap of paho 2.2:
   a lock taken in on_publish can deadlock.
 - paho's own loop thread is not used: `wait` drives the socket, so this thread also hears its own waker.
 - An acknowledgement may be a refusal: MQTT 5 PUBACK carries a reason code.
+- What comes in is acknowledged by `acknowledge` alone, when it is safe: until then the broker keeps it, with MQTT 5
+  also while the robot is away.
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import select
 import ssl
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from bundle.errors import DeliveryError
 from edge_agent import tls
+from edge_agent.link import Ack, Delivery, HandshakeError, VersionRefusedError, Will
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
     from edge_agent.config import MqttSection
     from edge_agent.threads import Waker
 
-VERSIONS = (5, 4)
-"""Protocol levels that are tried: MQTT 5, then 3.1.1."""
 _CONNECT_TIMEOUT_S = 5.0
 _CONNACK_TIMEOUT_S = 10.0
 _UNSUPPORTED_VERSION = 0x84
@@ -42,87 +43,9 @@ _CREDENTIALS_REFUSED = frozenset({0x86, 0x87})
 _NEVER_ACCEPTED = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
 _MAX_PACKET_BYTES = 64 << 10
 _MAX_SECRET_BYTES = 4096
-
-
-class VersionRefusedError(DeliveryError):
-    """The broker does not speak this version of MQTT."""
-
-
-class HandshakeError(DeliveryError):
-    """The broker did not answer CONNECT, or closed the connection: some do so on a version that they do not know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    """The broker's answer to one publication.
-
-    Attributes:
-        mid: Which one.
-        refusal: Its reason, None when it was taken.
-        for_ever: Sending it again cannot help.
-    """
-
-    mid: int
-    refusal: str | None = None
-    for_ever: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Will:
-    """What the broker publishes, retained, when the connection breaks."""
-
-    topic: str
-    payload: bytes
-
-
-class Link(Protocol):
-    """One connection, as delivery sees it.
-
-    Attributes:
-        window: Publications that may be in flight.
-    """
-
-    window: int
-
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
-        """Send a publication.
-
-        Args:
-            topic: Where to.
-            payload: What.
-            qos: 0 or 1.
-            retain: Whether the broker keeps it.
-
-        Returns:
-            Its number, which `wait` will report for QoS 1.
-
-        Raises:
-            DeliveryError: The connection is gone.
-        """
-        ...
-
-    def wait(self, timeout_s: float, waker: Waker) -> list[Ack]:
-        """Drive the connection until something happens.
-
-        Args:
-            timeout_s: At most this long.
-            waker: Ends the wait early.
-
-        Returns:
-            What was acknowledged.
-
-        Raises:
-            DeliveryError: The connection is gone.
-        """
-        ...
-
-    def close(self) -> None:
-        """Say good-bye, which keeps the broker from publishing the will."""
-        ...
-
-    def abort(self) -> None:
-        """Drop the connection without a word."""
-        ...
+_MAX_INCOMING = 20
+_SESSION_S = 3600
+"""How long a broker keeps commands for a robot that is away; each has an expiry of its own as well."""
 
 
 class PahoLink:
@@ -145,6 +68,8 @@ class PahoLink:
         self.window = settings.window
         self._name = f"broker {settings.host}:{settings.port}"
         self._acks: deque[Ack] = deque()
+        self._deliveries: deque[Delivery] = deque()
+        self.subscription_refused: str | None = None
         self._connack: ReasonCode | None = None
         self._client = self._make_client(settings, client_id, version, will)
         try:
@@ -160,6 +85,7 @@ class PahoLink:
             protocol=MQTTProtocolVersion(version),
             clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
             reconnect_on_failure=False,
+            manual_ack=True,
         )
         client.connect_timeout = _CONNECT_TIMEOUT_S
         if will is not None:
@@ -170,6 +96,8 @@ class PahoLink:
             client.tls_set_context(tls.make_context(settings.tls))
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     def _connect(self, settings: MqttSection, version: int, *, probe: bool) -> None:
@@ -177,12 +105,14 @@ class PahoLink:
         if version == MQTTProtocolVersion.MQTTv5 and not probe:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # untyped in paho
             properties.MaximumPacketSize = _MAX_PACKET_BYTES
+            properties.ReceiveMaximum = _MAX_INCOMING
+            properties.SessionExpiryInterval = _SESSION_S
         try:
             self._client.connect(
                 settings.host,
                 settings.port,
                 settings.keepalive_s,
-                clean_start=version == MQTTProtocolVersion.MQTTv5 or paho.MQTT_CLEAN_START_FIRST_ONLY,
+                clean_start=probe if version == MQTTProtocolVersion.MQTTv5 else paho.MQTT_CLEAN_START_FIRST_ONLY,
                 properties=properties,
             )
         except (OSError, ValueError) as exc:
@@ -224,6 +154,36 @@ class PahoLink:
             self._acks.append(Ack(mid, str(reason), reason.value in _NEVER_ACCEPTED))
         else:
             self._acks.append(Ack(mid))
+
+    def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        self._deliveries.append(Delivery(message.topic, bytes(message.payload), message.retain, message.mid))
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: object, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        self.subscription_refused = next((str(reason) for reason in reasons if reason.is_failure), None)
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for messages; see `Link.subscribe`."""
+        if self._client.protocol == MQTTProtocolVersion.MQTTv5:
+            # As published, so that a command with the retain flag is known for one also when it comes at once.
+            result, _ = self._client.subscribe(topic, options=SubscribeOptions(qos=1, retainAsPublished=True))
+        else:
+            result, _ = self._client.subscribe(topic, qos=1)
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._lost(MQTTErrorCode(result))
+
+    def received(self) -> list[Delivery]:
+        """Take what was delivered; see `Link.received`."""
+        found = list(self._deliveries)
+        self._deliveries.clear()
+        return found
+
+    def acknowledge(self, mid: int) -> None:
+        """Tell the broker that a delivery is safe; see `Link.acknowledge`."""
+        result = MQTTErrorCode(self._client.ack(mid, 1))
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise self._lost(result)
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
         """Send a publication; see `Link.publish`."""

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
 from edge_agent.backoff import Backoff
+from edge_agent.intake import Intake
+from edge_agent.link import VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import as_historical
-from edge_agent.mqtt import VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.threads import Waker, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_agent.config import MqttSection
+    from edge_agent.link import Delivery, Link
     from edge_agent.messages import Topics
-    from edge_agent.mqtt import Link
     from edge_agent.outbox import Outbox
     from edge_agent.rows import StoredMessage
 
@@ -85,6 +86,10 @@ class Publisher:
         outbox: What to deliver.
         connect: Opens a connection with a protocol version.
         clock: Monotonic seconds.
+
+    Attributes:
+        receive: Takes commands, see `Intake`; set before the thread is started. Without it, none are asked for.
+        subscription_refused: Why the broker gives no commands.
     """
 
     def __init__(
@@ -100,6 +105,8 @@ class Publisher:
         self.counts_delivered = 0
         self.counts_refused = 0
         self.connects = 0
+        self.subscription_refused: str | None = None
+        self.receive: Callable[[Delivery, Callable[[], None]], None] | None = None
         self._settings = settings
         self._topics = topics
         self._outbox = outbox
@@ -162,6 +169,9 @@ class Publisher:
             return
         link = self._dial()
         session = _Session(link)
+        intake = None if self.receive is None else Intake(link, self.receive, self._waker.wake)
+        if intake is not None:
+            link.subscribe(self._topics.commands)
         self.connected = True
         self.connects += 1
         self.worker.recovered()
@@ -175,6 +185,9 @@ class Publisher:
             while not self._stop.is_set() or not self._said_goodbye(session):
                 self._pump(session)
                 self._take_acks(session, link.wait(_WAIT_S, self._waker))
+                self.subscription_refused = link.subscription_refused
+                if intake is not None and not self._stop.is_set():
+                    intake.turn()
                 self.worker.tick()
             link.close()
         except BaseException:

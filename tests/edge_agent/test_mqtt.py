@@ -7,7 +7,8 @@ import pytest
 
 from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection, TlsSection
-from edge_agent.mqtt import Ack, HandshakeError, PahoLink, VersionRefusedError, Will
+from edge_agent.link import Ack, HandshakeError, VersionRefusedError, Will
+from edge_agent.mqtt import PahoLink
 from edge_agent.threads import Waker
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import (

@@ -7,8 +7,8 @@ import pytest
 
 from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection
+from edge_agent.link import Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import Topics
-from edge_agent.mqtt import Ack, HandshakeError, VersionRefusedError
 from edge_agent.newest import NewestPerBin
 from edge_agent.outbox import Outbox
 from edge_agent.publisher import Publisher

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
-from edge_agent.mqtt import Ack
+from edge_agent.link import Ack, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,10 @@ class SimulatedLink:
         published: Everything that was sent over it.
         most_in_flight: Publications that were unacknowledged at once, at most.
         closed: It was closed in order.
+        subscription_refused: As in `Link`.
+        subscribed: Filters that were asked for.
+        incoming: What the broker delivers next.
+        acknowledged: Deliveries that were acknowledged.
     """
 
     window: int = 20
@@ -49,6 +53,10 @@ class SimulatedLink:
     published: list[Publication] = field(default_factory=list)
     most_in_flight: int = 0
     closed: bool = False
+    subscription_refused: str | None = None
+    subscribed: list[str] = field(default_factory=list)
+    incoming: list[Delivery] = field(default_factory=list)
+    acknowledged: list[int] = field(default_factory=list)
     _acks: deque[Ack] = field(default_factory=deque)
     _in_flight: int = 0
 
@@ -73,6 +81,16 @@ class SimulatedLink:
         self._in_flight -= len(done)
         self._acks.clear()
         return done
+
+    def subscribe(self, topic: str) -> None:
+        self.subscribed.append(topic)
+
+    def received(self) -> list[Delivery]:
+        found, self.incoming = self.incoming, []
+        return found
+
+    def acknowledge(self, mid: int) -> None:
+        self.acknowledged.append(mid)
 
     def close(self) -> None:
         self.closed = True

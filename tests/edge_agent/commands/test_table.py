@@ -59,8 +59,7 @@ def test_damaged_row_of_a_command_is_not_trusted(tmp_path: Path) -> None:
 
 def test_rescue_takes_commands_over_and_refuses_older_ones_when_some_are_lost(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
-        for number in range(300):
-            ledger.commit([result("succeeded", command_id=f"c{number}")], [])
+        ledger.commit([result("succeeded", command_id=f"c{number}") for number in range(300)], [])
     damaged = bytearray((tmp_path / "outbox.db").read_bytes())
     damaged[:100] = bytes(100)  # the header alone: every row can still be read
     (tmp_path / "outbox.db").write_bytes(damaged)

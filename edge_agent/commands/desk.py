@@ -1,0 +1,214 @@
+"""Where commands arrive: checked, stored, confirmed to the broker, and given to a thread that carries them out.
+
+```
+delivery thread: receive -> parse -> admit -> outbox (accepted) ... outbox thread: stored -> PUBACK -> runner -> handler
+```
+Invariants:
+- Nothing is begun before its acceptance is on disk, and the broker keeps a command until then. What comes twice is
+  answered from memory.
+- `receive` never blocks: the delivery thread goes on whatever a command costs.
+- What a stranger can make the robot write is bounded: answers to refused and repeated commands have their own rate.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from edge_agent.commands.memory import Memory, TokenBucket
+from edge_agent.commands.order import Order
+from edge_agent.commands.parse import command_id_of, parse
+from edge_agent.commands.reasons import CommandError, Reason
+from edge_agent.commands.schema import Command
+from edge_agent.health import clock_synchronised
+from edge_agent.messages import new_event_id, utc
+from edge_agent.rows import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.commands.order import Done, Results, State
+    from edge_agent.commands.table import StoredCommand
+    from edge_agent.link import Delivery
+    from edge_agent.outbox import Outbox
+    from edge_agent.telemetry import Telemetry
+
+_LOG = logging.getLogger(__name__)
+
+_RATE, _BURST = 10.0, 50.0
+_ANSWER_RATE, _ANSWER_BURST = 2.0, 40.0
+_PUT_TIMEOUT_S = 0.5
+
+
+class Desk:
+    """Takes commands in and sends their results out. Any thread may call it.
+
+    Args:
+        memory: What is remembered.
+        results: Builds the messages.
+        outbox: Stores them.
+        telemetry: Counts what was refused.
+        give: Hands an accepted command to the thread that carries it out.
+        clock: Monotonic seconds.
+        wall_clock: Seconds since 1970 UTC.
+    """
+
+    def __init__(  # noqa: PLR0913 - both clocks are for tests
+        self,
+        memory: Memory,
+        results: Results,
+        outbox: Outbox,
+        telemetry: Telemetry,
+        *,
+        give: Callable[[Order], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._memory = memory
+        self._results = results
+        self._outbox = outbox
+        self._telemetry = telemetry
+        self._give = give
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()
+        self._rate = TokenBucket(_RATE, _BURST, _BURST, clock())
+        self._answers = TokenBucket(_ANSWER_RATE, _ANSWER_BURST, _ANSWER_BURST, clock())
+        self._claims: dict[str, tuple[Order, Callable[[], None]]] = {}
+
+    # The delivery thread's side.
+
+    def receive(self, delivery: Delivery, settled: Callable[[], None]) -> None:
+        """Take what the broker delivered.
+
+        Args:
+            delivery: A message on a command topic.
+            settled: Called, on any thread, when the broker need not keep it any longer.
+        """
+        name = delivery.topic.rpartition("/")[2]
+        try:
+            order = Order(name, parse(name, delivery.payload, retained=delivery.retained), delivery.payload)
+        except CommandError as exc:
+            self._refuse(name, command_id_of(delivery.payload), exc)
+            settled()
+            return
+        with self._lock:
+            known = self._memory.find(order.id)
+        if known is not None:
+            self._answer_again(known)
+            settled()
+            return
+        try:
+            self._claim(order, settled)
+        except CommandError as exc:
+            self._refuse(name, order.id, exc)
+            settled()
+
+    def _claim(self, order: Order, settled: Callable[[], None]) -> None:
+        with self._lock:
+            if not self._rate.take(self._clock()):
+                raise CommandError(Reason.RATE_LIMITED, f"at most {_RATE:g} a second")
+            self._memory.admit(order.command, self._wall_clock(), synchronised=clock_synchronised())
+            entry = self._results.entry(order, "accepted")
+            self._note(entry)
+            self._claims[order.id] = order, settled
+        if not self._outbox.put(entry, timeout_s=0):
+            with self._lock:
+                del self._claims[order.id]
+                self._memory.drop(order.id)
+            # Not settled: the broker delivers it again when the connection is made anew.
+            self._telemetry.count("commands_not_stored")
+
+    def _refuse(self, name: str, command_id: str | None, exc: CommandError) -> None:
+        self._telemetry.count("commands_refused")
+        _LOG.warning("command %.64s refused: %s: %s", name, exc.reason.code, exc)
+        self._answer(self._results.refusal(name, command_id, exc))
+
+    def _answer_again(self, known: StoredCommand) -> None:
+        self._telemetry.count("commands_repeated")
+        if known.result:
+            now_s = self._wall_clock()
+            topic = self._results.topic(known.name)
+            self._answer(Entry(new_event_id(now_s), "result", topic, known.result))
+
+    def _answer(self, entry: Entry) -> None:
+        with self._lock:
+            allowed = self._answers.take(self._clock())
+        if not (allowed and self._outbox.put(entry, timeout_s=0)):
+            self._telemetry.count("answers_not_stored")
+
+    # The outbox's side.
+
+    def stored(self, entries: Sequence[Entry]) -> None:
+        """Begin what has become durable.
+
+        Args:
+            entries: Of one commit.
+        """
+        for entry in entries:
+            for part in (entry, *entry.companions):
+                if part.command is not None and part.command.state == "accepted":
+                    self._begin(part.command.command_id)
+                elif part.command is not None:
+                    with self._lock:
+                        self._note(part)
+
+    def _begin(self, command_id: str) -> None:
+        with self._lock:
+            claim = self._claims.pop(command_id, None)
+        if claim is not None:
+            order, settled = claim
+            settled()
+            self._give(order)
+
+    # The side of the threads that carry commands out.
+
+    def left_open(self) -> list[Order]:
+        """Commands that an earlier run of the agent began and did not end.
+
+        Returns:
+            Them, to be given to a runner.
+        """
+        found = []
+        for row in self._memory.open():
+            try:
+                command = parse(row.name, row.request, retained=False)
+            except CommandError:  # written by another version: nothing of it can be resumed
+                command = Command.model_construct(
+                    command_id=row.command_id, actor="?", issued_at=utc(row.expires_s), expires_at=utc(row.expires_s)
+                )
+            found.append(Order(row.name, command, row.request, resumed=True, last=row.result))
+        return found
+
+    def running(self, entry: Entry) -> None:
+        """Store how far a command has come, if there is room."""
+        self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S)
+
+    def end(self, order: Order, outcome: Done | CommandError, stopping: Callable[[], bool]) -> None:
+        """Store the one final result of a command.
+
+        Args:
+            order: The command.
+            outcome: How it ended.
+            stopping: Gives up waiting for room; then the command stays open and is settled at the next start.
+
+        Raises:
+            DeliveryError: The outbox has failed.
+        """
+        if isinstance(outcome, CommandError):
+            state: State = "refused" if outcome.state == "refused" else "failed"
+            entry = self._results.entry(order, state, outcome.words, reason=outcome.reason)
+            _LOG.warning("command %s %s: %s: %s", order.name, state, outcome.reason.code, outcome)
+        else:
+            entry = self._results.done(order, outcome)
+            _LOG.info("command %s by %s: %s", order.name, order.command.actor, outcome.words)
+        self._telemetry.count("commands_done")
+        while not self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
+            if stopping():
+                return
+
+    def _note(self, entry: Entry) -> None:
+        if entry.command is not None:
+            self._memory.note(entry.command, entry.payload)
