@@ -26,7 +26,9 @@ from edge_agent.prometheus import exposition
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from bundle.counter import Counter
     from edge_agent.alarms import Alarms
+    from edge_agent.commands.service import Commands
     from edge_agent.frame_path import FramePath, Outcome
     from edge_agent.messages import Totals
     from edge_agent.outbox import Outbox
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.report import Report
     from edge_agent.rows import Entry
     from edge_agent.telemetry import Telemetry
+    from edge_agent.tuning import Tuning
     from edge_agent.uploads import Uploader
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +48,7 @@ _MAX_FAILED_STEPS = 20
 _PUT_TIMEOUT_S = 0.5
 _GOODBYE_S = 5.0
 _CLOSE_S = 10.0
-_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "uploads": 120.0}
+_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "commands": 120.0, "uploads": 120.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Parts:
         telemetry: Counters and latencies.
         report: Builds status and telemetry messages.
         alarms: Says what is wrong.
+        commands: Not yet started.
         pace: How often and how long.
         release: Called at the very end.
         endpoint: The page for Prometheus, if wanted.
@@ -89,6 +93,7 @@ class Parts:
     telemetry: Telemetry
     report: Report
     alarms: Alarms
+    commands: Commands
     pace: Pace
     release: Callable[[], None]
     endpoint: Endpoint | None = None
@@ -120,6 +125,8 @@ class Agent:
         self._failed_steps = 0
         self._failures: list[str] = []
         self._watchdog = Watchdog(self._stages(), clock=clock)
+        parts.commands.exchange.on_counter = self._swap
+        parts.commands.exchange.on_tuning = self._tune
 
     def _stages(self) -> dict[str, tuple[Callable[[], float], float]]:
         parts = self._parts
@@ -127,6 +134,7 @@ class Agent:
             "loop": (lambda: self._progress_s, _BUDGETS_S["loop"]),
             "outbox": (lambda: parts.outbox.progress_s, _BUDGETS_S["outbox"]),
             "mqtt": (lambda: parts.publisher.worker.progress_s, _BUDGETS_S["mqtt"]),
+            "commands": (lambda: parts.commands.progress_s, _BUDGETS_S["commands"]),
         }
         if parts.uploader is not None:
             worker = parts.uploader.worker
@@ -167,6 +175,7 @@ class Agent:
         parts = self._parts
         parts.outbox.start()
         parts.alarms.update_status()
+        parts.commands.start()
         parts.publisher.worker.start()
         if parts.uploader is not None:
             parts.uploader.worker.start()
@@ -189,6 +198,21 @@ class Agent:
                 self._note(camera, item)
         self._progress_s = self._clock()
 
+    def _swap(self, counter: Counter) -> None:
+        """Count with another counter. Only a camera whose pictures it wants in another size is started anew."""
+        parts, preprocessing = self._parts, counter.bundle.manifest.preprocessing
+        for camera in parts.cameras:
+            if not camera.fits(preprocessing):
+                self._follow(camera, camera.name, parts.path.finish(camera))
+                camera.use(preprocessing)
+        parts.path.swap(counter)
+        parts.report.swap(counter)
+        parts.alarms.update_status()
+
+    def _tune(self, tuning: Tuning) -> None:
+        self._parts.path.tune(tuning.threshold, tuning.uploads)
+        logging.getLogger().setLevel(tuning.log_level.upper())
+
     def _ready_cameras(self) -> list[Camera]:
         """Wait for messages from capture processes."""
         poll, cameras = select.poll(), {}
@@ -199,8 +223,9 @@ class Agent:
         return [cameras[descriptor] for descriptor, _ in poll.poll((_TURN_S if cameras else _TICK_S) * 1e3)]
 
     def _tick(self) -> None:
-        """What is due now and then: cameras, watchdog, status, telemetry."""
+        """What is due now and then: commands, cameras, watchdog, status, telemetry."""
         parts = self._parts
+        parts.commands.exchange.serve()
         for camera in parts.cameras:
             self._note(camera, camera.tick())
         parts.alarms.update_status()
@@ -227,23 +252,26 @@ class Agent:
         """Take one frame through the frame path, whatever happens to it."""
         self._parts.telemetry.count("frames")
         self._parts.telemetry.latency("capture", (self._clock() - frame.message.captured_mono_s) * 1e3)
+        failure: Exception | None = None
         try:
+            self._parts.commands.exchange.show(frame)
             outcome = self._parts.path.step(camera, frame)
             self._failed_steps = 0
         except Exception as exc:  # noqa: BLE001 - the one place around a step; see the module docstring
-            self._parts.path.abandon(camera)
-            self._step_failed(frame, exc)
-            return
+            failure, outcome = exc, self._parts.path.abandon(camera)
         finally:
             camera.release(frame)
-        self._note(camera, camera.restart("the picture is frozen") if outcome.frozen else camera.came_back())
+        if failure is not None:
+            self._step_failed(frame, failure)
+        else:
+            self._note(camera, camera.restart("the picture is frozen") if outcome.frozen else camera.came_back())
         self._follow(camera, frame.message.name, outcome)
 
     def _step_failed(self, frame: Frame, exc: Exception) -> None:
         self._failed_steps += 1
         self._parts.telemetry.count("steps_failed")
         if not isinstance(exc, BintallyError):
-            _LOG.exception("frame %s failed in an unforeseen way", frame.message.name)
+            _LOG.error("frame %s failed in an unforeseen way", frame.message.name, exc_info=exc)
         self._parts.alarms.event("frame_failed", "error", frame.message.name, f"{type(exc).__name__}: {exc}")
         if self._failed_steps >= _MAX_FAILED_STEPS:
             raise EngineError(f"{self._failed_steps} frames in a row failed", got=exc) from exc
@@ -297,6 +325,7 @@ class Agent:
         self._watchdog.ready()
         if self._stop.is_set():
             self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * _CLOSE_S + 2 * _GOODBYE_S)
+        parts.commands.finish(_GOODBYE_S)
         for camera in parts.cameras:
             camera.end()
         self._drain()

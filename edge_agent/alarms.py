@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, new_event_id, utc
@@ -67,6 +67,7 @@ class Alarms:
         self._wall_clock = wall_clock
         self._down: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
+        self._said: dict[str, Any] | None = None
         self._heat = report.heat
         self._losses = report.losses()
 
@@ -146,7 +147,7 @@ class Alarms:
         return self._reasons or ()
 
     def update_status(self) -> None:
-        """Publish the status when its reasons have changed."""
+        """Publish the status when something in it has changed."""
         reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
         if self._outbox.is_full:
             reasons.append("outbox: the disk is full")
@@ -154,7 +155,11 @@ class Alarms:
             reasons.append(f"uploads: {self._uploader.worker.problem}")
         if self._heat.throttled:
             reasons.append(f"machine: {_THROTTLED}")
-        if tuple(reasons) != self._reasons:
-            self._reasons = tuple(reasons)
-            status = self._report.status(self.state, self._reasons, self._wall_clock())
+        if self._publisher.subscription_refused is not None:
+            reasons.append(f"commands: the broker refuses the subscription: {self._publisher.subscription_refused}")
+        self._reasons = tuple(reasons)
+        status = self._report.status(self.state, self._reasons, self._wall_clock())
+        said = status.model_dump(exclude={"at"})
+        if said != self._said:
+            self._said = said
             self._publisher.set_status(status.to_bytes())

@@ -20,6 +20,7 @@ from bundle.store import Store
 from edge_agent.agent import Agent, Pace, Parts
 from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
+from edge_agent.commands.assemble import CommandsKit
 from edge_agent.frame_path import FramePath
 from edge_agent.ledger import Ledger
 from edge_agent.link import VERSIONS, Will
@@ -128,7 +129,9 @@ def assemble(
         undo.callback(os.close, lock)
         records = {} if config.records is None else read_records(config.records.file)
         counter = open_counter(config.bundle)
-        undo.callback(counter.close)
+        counters = ExitStack()  # the frame path takes the counter over, and swaps it
+        undo.callback(counters.close)
+        counters.callback(counter.close)
         cameras = []
         for section in config.cameras:
             cameras.append(Camera(section, counter.bundle.manifest.preprocessing, command=capture_command))
@@ -138,6 +141,8 @@ def assemble(
             endpoint = Endpoint(config.telemetry.prometheus_port)
             undo.callback(endpoint.close)
         parts = _parts(config, counter, cameras, records, on_accepted, release=undo.pop_all().close)
+        counters.pop_all()
+        counters.callback(parts.path.close)
     return Agent(replace(parts, endpoint=endpoint))
 
 
@@ -155,6 +160,7 @@ def _parts(
     if rescue is not None:
         _LOG.error("outbox: %s", rescue)
     outbox = Outbox(Ledger(file, spool, config.state), on_accepted=_acceptance(telemetry, on_accepted))
+    kit = CommandsKit(config, topics, outbox, telemetry, file.remembered())
     publisher = _publisher(config, topics, outbox)
     target, prefix = upload_target(config)
     uploader = _uploader(config, target, outbox, spool)
@@ -178,8 +184,12 @@ def _parts(
         uploads=config.uploads,
         upload_prefix=prefix,
         telemetry=telemetry,
+        requests=kit.requests,
         cameras={camera.name: (section, camera) for section, camera in zip(config.cameras, cameras, strict=True)},
     )
+    commands = kit.make(lambda: path.counter, agent_version(), prefix)
+    publisher.receive = commands.desk.receive
+    report.settings = commands.settings.shown
     alarms = Alarms(
         robot=robot,
         topics=topics,
@@ -189,7 +199,9 @@ def _parts(
         report=report,
         telemetry=telemetry,
     )
-    return Parts(cameras, path, outbox, publisher, uploader, telemetry, report, alarms, _pace(config), release)
+    return Parts(
+        cameras, path, outbox, publisher, uploader, telemetry, report, alarms, commands, _pace(config), release
+    )
 
 
 def _pace(config: AgentConfig) -> Pace:
@@ -234,13 +246,13 @@ def _acceptance(telemetry: Telemetry, on_accepted: Callable[[Entry], None] | Non
 
 def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher:
     client_id = f"bintally-{config.robot.site}-{config.robot.id}"
-
-    probed: set[int] = set()
+    # A probe would end the session in which the broker keeps commands: one is enough for each broker.
+    probed, broker = config.state.path / "probed", f"{config.mqtt.host}:{config.mqtt.port}"
 
     def connect(version: int) -> PahoLink:
-        if version == VERSIONS[0] and version not in probed:
+        if version == VERSIONS[0] and not _says(probed, broker):
             PahoLink(config.mqtt, client_id=client_id, version=version, will=None).close()
-            probed.add(version)
+            probed.write_text(broker, encoding="utf-8")
         last_will = StatusMessage(
             robot=config.robot.id,
             state="offline",
@@ -255,6 +267,13 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
         return PahoLink(config.mqtt, client_id=client_id, version=version, will=will)
 
     return Publisher(config.mqtt, topics, outbox, connect=connect)
+
+
+def _says(file: Path, words: str) -> bool:
+    try:
+        return file.read_text(encoding="utf-8") == words
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def upload_target(config: AgentConfig) -> tuple[Target | None, str | None]:

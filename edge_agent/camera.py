@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -187,6 +187,22 @@ class Camera:
         if self._heard and self._held < self._order.slots and silent_s > allowed_s:
             return self._lose(f"no frame for {silent_s:.1f} s")
         return []
+
+    def fits(self, preprocessing: Preprocessing) -> bool:
+        """Tell whether the capture process already does this preprocessing's geometric half."""
+        return self._order.preprocessing == preprocessing.model_dump(mode="json")
+
+    def use(self, preprocessing: Preprocessing) -> None:
+        """Go on with another preprocessing; no frame may be held. The capture process is started anew by `tick`.
+
+        Args:
+            preprocessing: Of the bundle that counts from now on.
+        """
+        self.stop()
+        self._ring.close()
+        self._order = replace(self._order, preprocessing=preprocessing.model_dump(mode="json"))
+        self._ring = FrameRing.create(self._order.shape)
+        self._retry_at_s = self._clock()
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from bundle.counter import Count, Counter
     from edge_agent.camera import Camera, Frame
-    from edge_agent.config import CameraSection, UploadsSection
+    from edge_agent.commands.visit_requests import VisitRequest, VisitRequests
+    from edge_agent.config import CameraSection, UploadsSection, VisitSection
     from edge_agent.frames import FrameMessage
     from edge_agent.messages import Topics
     from edge_agent.telemetry import Telemetry
@@ -52,17 +53,34 @@ class _Best:
 
 @dataclass(slots=True)
 class _View:
-    """What is remembered of one camera."""
+    """What is remembered of one camera.
+
+    Attributes:
+        request: Who asked for the open visit.
+        counter: What the open visit is counted with from its first frame to its last.
+    """
 
     settings: CameraSection
     trigger: visit.Trigger
     template: str
     gate: GateState = field(default_factory=GateState)
     visit: visit.VisitState = field(default_factory=visit.VisitState)
+    request: VisitRequest | None = None
+    counter: Counter | None = None
     posteriors: list[NDArray[np.float64]] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     first: FrameMessage | None = None
     best: _Best | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a count was made with."""
+
+    counter: Counter
+    request: VisitRequest | None
+    frames: int
+    flags: set[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +109,7 @@ class FramePath:
         uploads: Which images leave the robot.
         upload_prefix: Of object keys; None when there is nowhere to upload to.
         telemetry: Takes counts and latencies.
+        requests: Visits that somebody asks for.
         cameras: Their settings and sources, by name.
         rng: Draws the audit sample.
     """
@@ -105,12 +124,16 @@ class FramePath:
         uploads: UploadsSection,
         upload_prefix: str | None,
         telemetry: Telemetry,
+        requests: VisitRequests,
         cameras: Mapping[str, tuple[CameraSection, Camera]],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self._counter = counter
+        self._old: list[Counter] = []
+        self._threshold = 0.0
+        self._requests = requests
         self._robot = robot
         self._topics = topics
         self._records = records
@@ -122,6 +145,41 @@ class FramePath:
         self._rng = rng or random.Random()  # noqa: S311 - a sample, not a secret
         self._budget = decide.UploadBudget()
         self._views = {name: _view(settings, camera) for name, (settings, camera) in cameras.items()}
+
+    @property
+    def counter(self) -> Counter:
+        """What counts from the next visit on."""
+        return self._counter
+
+    def swap(self, counter: Counter) -> None:
+        """Count with another counter from the next visit on; the old one is closed after the last visit with it.
+
+        Args:
+            counter: The new one; closed by `close`.
+        """
+        self._old.append(self._counter)
+        self._counter = counter
+        self._close_unused()
+
+    def tune(self, threshold: float, uploads: UploadsSection) -> None:
+        """Change settings from the next visit on.
+
+        Args:
+            threshold: Least confidence of a confident count; the bundle's own wins when it is higher.
+            uploads: Which images leave the robot.
+        """
+        self._threshold, self._uploads = threshold, uploads
+
+    def close(self) -> None:
+        """Free every counter."""
+        for counter in (self._counter, *self._old):
+            counter.close()
+        self._old = []
+
+    def _close_unused(self) -> None:
+        for counter in [one for one in self._old if all(view.counter is not one for view in self._views.values())]:
+            self._old.remove(counter)
+            counter.close()
 
     def step(self, camera: Camera, frame: Frame) -> Outcome:
         """Take one frame the whole way.
@@ -142,25 +200,36 @@ class FramePath:
         if verdict.frozen and camera.live:
             return Outcome(frozen=True)
         at_s = message.captured_mono_s if message.position_s is None else message.position_s
-        view.visit = visit.begin(view.visit, view.settings.visit, view.trigger, at_s=at_s, motion=message.stats.motion)
+        self._begin(view, message, at_s)
         if not view.visit.open:
             return Outcome()
+        counter = view.counter = view.counter or self._counter
         flags = set(verdict.flags) - (set() if camera.live else {"repeated"})
         usable = not flags or camera.kind == "folder"
         if not usable:
             self._telemetry.count("frames_rejected")
         else:
-            posterior = self._counter.posteriors([frame.network_bgr])[0]
+            posterior = counter.posteriors([frame.network_bgr])[0]
             self._telemetry.latency("infer", (self._clock() - started_s) * 1e3)
             view.visit = visit.take(view.visit)
             view.posteriors.append(posterior)
             view.first = view.first or message
         view.flags |= flags
-        if not visit.is_complete(view.visit, view.settings.visit, view.trigger):
+        if not visit.is_complete(view.visit, *_rule(view)):
             if usable:
                 self._keep_best(view, camera, frame)
             return Outcome()
         return self._complete(view, camera, frame if usable else None)
+
+    def _begin(self, view: _View, message: FrameMessage, at_s: float) -> None:
+        """Open a visit, if one is due or somebody asks for one."""
+        rule = view.settings.visit
+        if not view.visit.open:
+            view.request = self._requests.take(view.settings.name, message.captured_mono_s)
+            if view.request is not None:
+                view.visit = visit.open_now(view.visit, rule, at_s=at_s)
+                return
+        view.visit = visit.begin(view.visit, rule, view.trigger, at_s=at_s, motion=message.stats.motion)
 
     def _keep_best(self, view: _View, camera: Camera, frame: Frame) -> None:
         """Copy the frame when it is the sharpest so far: its memory goes back to the capture process."""
@@ -181,34 +250,55 @@ class FramePath:
         view = self._views[camera.name]
         return self._complete(view, camera, None) if view.visit.open else Outcome()
 
-    def abandon(self, camera: Camera) -> None:
+    def abandon(self, camera: Camera) -> Outcome:
         """Forget the open visit, after a frame of it has failed.
 
         Args:
             camera: Whose.
+
+        Returns:
+            What to tell whoever asked for the visit.
         """
-        view = self._views[camera.name]
+        request = self._clear(self._views[camera.name])
+        return Outcome() if request is None else Outcome(entry=self._requests.answer(request, None, "a frame failed"))
+
+    def _clear(self, view: _View) -> VisitRequest | None:
+        """Close the open visit.
+
+        Returns:
+            The request that it answers.
+        """
+        request = view.request
         view.posteriors, view.first, view.flags, view.best = [], None, set(), None
-        view.visit = visit.close(view.visit)
+        view.visit, view.request, view.counter = visit.close(view.visit), None, None
+        self._close_unused()
+        return request
 
     def _complete(self, view: _View, camera: Camera, last: Frame | None) -> Outcome:
         """Turn the frames of a visit into one count."""
         posteriors, first, flags, best = view.posteriors, view.first, view.flags, view.best
-        self.abandon(camera)
+        counter = view.counter or self._counter
+        request = self._clear(view)
         if first is None:
             self._telemetry.count("visits_rejected")
-            return Outcome(rejected=", ".join(sorted(flags)) or "no frame")
-        calibration = self._counter.bundle.manifest.calibration
-        posterior = fuse(np.stack(posteriors))
-        count = count_from_posterior(posterior, self._counter.classes, self._counter.threshold, calibration.interval)
+            rejected = ", ".join(sorted(flags)) or "no frame"
+            entry = None if request is None else self._requests.answer(request, None, rejected)
+            return Outcome(entry=entry, rejected=rejected)
+        rule = counter.bundle.manifest.calibration.interval
+        threshold = max(counter.threshold, self._threshold)
+        count = count_from_posterior(fuse(np.stack(posteriors)), counter.classes, threshold, rule)
         self._telemetry.count("visits")
         self._telemetry.count("unsure", int(not count.confident))
         image = None
         why = decide.reason_to_upload(count, audit_share=self._uploads.audit_share, draw=self._rng.random())
         if why is not None and self._upload_prefix is not None:
             image = self._image(camera, last, best)
-        message = self._message(view, count, first, frames=len(posteriors), flags=flags)
-        return Outcome(entry=self._entry(message, image, why, first))
+        made = _Made(counter, request, len(posteriors), flags)
+        entry = self._entry(self._message(view, count, first, made), image, why, first)
+        if request is not None:
+            stored = CountMessage.model_validate_json(entry.payload)
+            entry = replace(entry, companions=(self._requests.answer(request, stored, ""),))
+        return Outcome(entry=entry)
 
     def _image(self, camera: Camera, last: Frame | None, best: _Best | None) -> bytes | None:
         """The image to upload, if the quota allows: the photo as it was, or the sharpest frame as JPEG."""
@@ -226,15 +316,18 @@ class FramePath:
             return None
         return encoded
 
-    def _message(self, view: _View, count: Count, first: FrameMessage, *, frames: int, flags: set[str]) -> CountMessage:
+    def _message(self, view: _View, count: Count, first: FrameMessage, made: _Made) -> CountMessage:
         bin_id = view.template.format(
             stem=PurePath(first.name).stem, camera=view.settings.name, visit=view.visit.number
         )[:_MAX_BIN_ID]
-        record = self._records.get(bin_id)
+        counter, request = made.counter, made.request
+        if request is not None:
+            bin_id = request.bin_id
+        record = self._records.get(bin_id) if request is None or request.record is None else request.record
         verdict = None
         if record is not None:
-            calibration = self._counter.bundle.manifest.calibration
-            verdict = judge_record(np.asarray(count.posterior), self._counter.classes, record, calibration).word
+            calibration = counter.bundle.manifest.calibration
+            verdict = judge_record(np.asarray(count.posterior), counter.classes, record, calibration).word
         interval = count.interval
         return CountMessage(
             event_id=new_event_id(self._wall_clock()),
@@ -254,9 +347,9 @@ class FramePath:
             ),
             verdict=verdict,
             record=record,
-            frames=frames,
-            flags=tuple(sorted(flags)),
-            bundle=self._counter.bundle.label,
+            frames=made.frames,
+            flags=tuple(sorted(made.flags)),
+            bundle=counter.bundle.label,
             captured_at=utc(first.captured_s),
             latency_ms=round(max(0.0, self._clock() - first.captured_mono_s) * 1e3, 3),
             is_historical=False,
@@ -286,6 +379,16 @@ class FramePath:
             image=stored,
             captured_mono_s=first.captured_mono_s,
         )
+
+
+def _rule(view: _View) -> tuple[VisitSection, visit.Trigger]:
+    """When the open visit is complete."""
+    rule, request = view.settings.visit, view.request
+    if request is None:
+        return rule, view.trigger
+    if request.frames is None:
+        return rule, "photo" if view.trigger == "photo" else "interval"
+    return rule.model_copy(update={"frames": request.frames}), "interval"
 
 
 def _view(settings: CameraSection, camera: Camera) -> _View:

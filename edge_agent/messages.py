@@ -133,6 +133,17 @@ class SidecarMessage(_Message):
     count: CountMessage
 
 
+class SnapshotSidecar(_Message):
+    """What lies beside an image that somebody asked for."""
+
+    image_key: str
+    bytes: int
+    why: Literal["snapshot"]
+    command_id: str
+    camera: str
+    captured_at: AwareDatetime
+
+
 class ResultMessage(_Message):
     """What becomes of a command. `command_id` is None when the command was too broken to have one."""
 

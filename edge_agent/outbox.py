@@ -90,6 +90,7 @@ class Outbox:
         failure: Why the outbox has ended.
         removed: Delivered messages whose removal is durable.
         progress_s: Monotonic time of the thread's last round.
+        on_stored: As `on_accepted`, for who comes to know the outbox later; set before the start.
 
     Args:
         ledger: The contents; handed over to the thread.
@@ -111,6 +112,7 @@ class Outbox:
         self.progress_s = clock()
         self._ledger = ledger
         self._on_accepted = on_accepted
+        self.on_stored: Callable[[Sequence[Entry]], None] = lambda _: None
         self._clock = clock
         self._inbox: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self._permits = threading.Semaphore(_MAX_WAITING)
@@ -330,6 +332,7 @@ class Outbox:
             self._waiting -= len(entries)
         self._permits.release(len(entries))
         self._on_accepted(entries)
+        self.on_stored(entries)
         self.messages.offer(messages)
         self.images.offer(images)
 

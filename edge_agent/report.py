@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pydantic import JsonValue
+
     from bundle.counter import Counter
     from edge_agent.camera import Camera
     from edge_agent.messages import State, Totals
@@ -22,8 +24,15 @@ if TYPE_CHECKING:
     from edge_agent.uploads import Uploader
 
 
-_LOSSES = ("images_over_quota", "counts_not_stored", "events_not_stored", "steps_failed")
-_REJECTIONS = ("frames_rejected", "visits_rejected", "camera_losses")
+_LOSSES = (
+    "images_over_quota",
+    "counts_not_stored",
+    "events_not_stored",
+    "steps_failed",
+    "commands_not_stored",
+    "answers_not_stored",
+)
+_REJECTIONS = ("frames_rejected", "visits_rejected", "camera_losses", "commands_refused", "commands_repeated")
 
 
 class Report:
@@ -44,6 +53,7 @@ class Report:
 
     Attributes:
         heat: The sensors, as of the last telemetry message.
+        settings: What commands have set.
     """
 
     def __init__(  # noqa: PLR0913 - it reports on every part
@@ -62,6 +72,7 @@ class Report:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rescue = rescue
+        self.settings: Callable[[], dict[str, JsonValue]] = dict
         self._robot = robot
         self._version = version
         self._counter = counter
@@ -75,6 +86,14 @@ class Report:
         self._started_s = self._window_s = clock()
         self._window_frames = 0
         self.heat = Heat(None, None, None)
+
+    def swap(self, counter: Counter) -> None:
+        """Report on another counter from now on.
+
+        Args:
+            counter: The new one.
+        """
+        self._counter = counter
 
     @property
     def engine_name(self) -> str:
@@ -105,6 +124,7 @@ class Report:
             count_classes=self._counter.classes,
             version=self._version,
             at=utc(now_s),
+            settings=self.settings(),
             totals=totals,
         )
 

@@ -62,6 +62,20 @@ def begin(state: VisitState, rule: VisitSection, trigger: Trigger, *, at_s: floa
         return replace(state, looked=state.looked + 1)
     if not _due(state, rule, trigger, at_s):
         return state
+    return open_now(state, rule, at_s=at_s)
+
+
+def open_now(state: VisitState, rule: VisitSection, *, at_s: float) -> VisitState:
+    """Begin a visit with this frame.
+
+    Args:
+        state: Without an open visit.
+        rule: From the configuration.
+        at_s: As for `begin`.
+
+    Returns:
+        The state with an open visit.
+    """
     return replace(
         state,
         number=state.number + 1,

@@ -22,7 +22,7 @@ from edge_agent.commands.order import Order
 from edge_agent.commands.parse import command_id_of, parse
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import Command
-from edge_agent.health import clock_synchronised
+from edge_agent.machine import read_clock
 from edge_agent.messages import new_event_id, utc
 from edge_agent.rows import Entry
 
@@ -110,7 +110,7 @@ class Desk:
         with self._lock:
             if not self._rate.take(self._clock()):
                 raise CommandError(Reason.RATE_LIMITED, f"at most {_RATE:g} a second")
-            self._memory.admit(order.command, self._wall_clock(), synchronised=clock_synchronised())
+            self._memory.admit(order.command, self._wall_clock(), synchronised=read_clock().synchronised)
             entry = self._results.entry(order, "accepted")
             self._note(entry)
             self._claims[order.id] = order, settled

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_agent.commands.reasons import CommandError, Reason
-from edge_agent.health import clock_synchronised
+from edge_agent.machine import read_clock
 from edge_agent.messages import ResultMessage, new_event_id, utc
 from edge_agent.rows import CommandRecord, Entry
 
@@ -120,6 +120,13 @@ class Handler(ABC):
             OSError: The disk refused.
         """
 
+    def tick(self, end: Callable[[Order, Done | CommandError], None]) -> None:  # noqa: B027 - most have nothing to do
+        """End commands for which `run` returned None and whose answer has come; called a few times a second.
+
+        Args:
+            end: Stores a final result.
+        """
+
     def resume(self, order: Order, progress: Progress) -> Done | None:
         """Settle a command that an earlier run of the agent left open; see `run`."""
         del order, progress
@@ -227,7 +234,7 @@ class Results:
             command_id=command_id,
             state=state,
             at=utc(now_s),
-            clock_synchronised=clock_synchronised(),
+            clock_synchronised=read_clock().synchronised,
             **fields,
         )
 

@@ -32,7 +32,6 @@ class Runner:
         handlers: By the name of the command.
         desk: Takes the results.
         results: Builds them.
-        tick: Called a few times a second while nothing is carried out.
         clock: Monotonic seconds.
     """
 
@@ -43,13 +42,11 @@ class Runner:
         desk: Callable[[], Desk],
         results: Results,
         *,
-        tick: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.handlers = handlers
         self._desk = desk
         self._results = results
-        self._tick = tick
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._current: Order | None = None
         self._stop = threading.Event()
@@ -96,7 +93,8 @@ class Runner:
             self._settle(CommandError(Reason.INTERNAL, state="failed"))
         while not self._stop.is_set():
             self.worker.tick()
-            self._tick()
+            for handler in self.handlers.values():
+                handler.tick(self._end)
             try:
                 self._current = self._orders.get(timeout=_WAIT_S)
             except queue.Empty:
@@ -121,12 +119,15 @@ class Runner:
         else:
             self._settle(outcome)
 
+    def _end(self, order: Order, outcome: Done | CommandError) -> None:
+        self._desk().end(order, outcome, self._stop.is_set)
+
     def _settle(self, outcome: Done | CommandError | None) -> None:
         order, self._current = self._current, None
         with self._lock:
             self._waiting -= 1
         if order is not None and outcome is not None:
-            self._desk().end(order, outcome, self._stop.is_set)
+            self._end(order, outcome)
 
     def say(self, order: Order, share: float, words: str, detail: dict[str, JsonValue] | None) -> None:
         """Report how far a command has come; see `Progress.say`."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_agent.commands.order import Order
     from edge_agent.messages import CountMessage
     from edge_agent.rows import Entry
 
@@ -36,6 +37,7 @@ class VisitRequest:
         frames: How many usable frames make the count; None leaves it to the configuration.
         asked_mono_s: Monotonic time of the request: no older frame may be used.
         give_up_mono_s: Monotonic time after which the visit must not begin any more.
+        order: The command, for its answer; nothing to the frame path.
     """
 
     command_id: str
@@ -45,6 +47,7 @@ class VisitRequest:
     frames: int | None
     asked_mono_s: float
     give_up_mono_s: float
+    order: Order | None = None
 
 
 class VisitRequests:

@@ -1,0 +1,163 @@
+"""Commands to a real agent process through a real broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bundle.images import decode
+from tests.edge_agent.commands.sending import Operator, fields
+from tests.edge_agent.running import AgentProcess, config_text, write_photos
+from tests.edge_agent.waiting import wait_until
+from tests.simulators.broker import MOSQUITTO, Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
+
+
+class Site:
+    """A broker, a robot that passes bins again and again, and an operator."""
+
+    def __init__(self, folder: Path, bundle: Path, port: int) -> None:
+        self.folder = folder
+        self.port = port
+        source = write_photos(folder / "photos", [1, 2, 3])
+        rest = f'[uploads]\nfolder = "{folder / "up"}"\n'
+        self.text = config_text(
+            bundle=bundle,
+            source=source,
+            state=folder / "state",
+            port=port,
+            camera="repeat = true\npause_s = 0.05",
+            rest=rest,
+        )
+        self.agent = AgentProcess.start(folder, self.text)
+        self.operator = Operator(port)
+        self.operator.wait_for_robot()
+
+    def restart(self) -> None:
+        """Kill the agent and start it again."""
+        self.agent.kill()
+        before = len(self.operator.of("/status"))
+        self.agent = AgentProcess.start(self.folder, self.text)
+        wait_until(lambda: any(f["state"] != "offline" for f in self.operator.of("/status")[before:]))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    with Mosquitto(folder) as broker:
+        made = Site(folder, tiny_bundle, broker.port)
+        yield made
+        with made.operator:
+            assert made.agent.terminate() == 0
+
+
+def test_ping_is_accepted_and_answered(site: Site) -> None:
+    site.operator.send("ping", fields("ping-0001"))
+    final = site.operator.final("ping-0001")
+    assert [result["state"] for result in site.operator.results("ping-0001")] == ["accepted", "succeeded"]
+    assert final["detail"]["bundle"].startswith("tiny-")
+    assert final["command"] == "ping"
+
+
+def test_same_command_a_hundred_times_is_carried_out_once(site: Site) -> None:
+    content = fields("capture-100", bin_id="hundred", record=2)
+    for _ in range(100):
+        site.operator.send("capture", content)
+    final = site.operator.final("capture-100")
+    assert final["state"] == "succeeded"
+    site.operator.send("ping", fields("after-the-hundred"))
+    site.operator.final("after-the-hundred")
+    assert len([count for count in site.operator.of("/count") if count["bin_id"] == "hundred"]) == 1
+    finals = {json.dumps(result) for result in site.operator.results("capture-100") if result["state"] == "succeeded"}
+    assert finals == {json.dumps(final)}
+
+
+def test_capture_counts_the_bin_that_was_asked_for_against_its_record(site: Site) -> None:
+    site.operator.send("capture", fields("capture-001", bin_id="A/7", record=0, frames=2))
+    final = site.operator.final("capture-001")
+    (count,) = [count for count in site.operator.of("/count") if count["bin_id"] == "A/7"]
+    assert final["detail"]["event_id"] == count["event_id"]
+    assert (count["record"], count["frames"]) == (0, 2)
+    assert count["verdict"] in ("over", "unsure")
+    assert site.operator.of("/bin/A%2F7")[-1]["event_id"] == count["event_id"]
+
+
+def test_set_is_in_force_shown_and_outlives_a_restart(site: Site) -> None:
+    site.operator.send("set", fields("set-00001", threshold=1.0, images_per_hour=5))
+    assert site.operator.final("set-00001")["state"] == "succeeded"
+    wait_until(lambda: site.operator.of("/status")[-1]["settings"] == {"threshold": 1.0, "images_per_hour": 5})
+    wait_until(lambda: not site.operator.of("/count")[-1]["confident"])
+    site.restart()
+    wait_until(lambda: site.operator.of("/status")[-1]["settings"] == {"threshold": 1.0, "images_per_hour": 5})
+    wait_until(lambda: not site.operator.of("/count")[-1]["confident"])
+    site.operator.send("set", fields("set-00002", reset=["threshold", "images_per_hour"]))
+    assert site.operator.final("set-00002")["detail"]["settings"] == {}
+    wait_until(lambda: site.operator.of("/count")[-1]["confident"])
+    site.operator.send("set", fields("set-00003", threshold=0.01))
+    assert site.operator.final("set-00003")["reason"] == "threshold_too_low"
+
+
+def test_snapshot_comes_as_a_message_or_as_an_object(site: Site) -> None:
+    site.operator.send("snapshot", fields("snapshot-mqtt", max_side=64))
+    detail = site.operator.final("snapshot-mqtt")["detail"]
+    picture = decode(base64.b64decode(detail["jpeg_base64"]), name="snapshot")
+    assert picture.shape[2] == 3
+    site.operator.send("snapshot", fields("snapshot-store", to="store"))
+    key = site.operator.final("snapshot-store")["detail"]["image_key"]
+    wait_until(lambda: (site.folder / "up" / key).with_suffix(".json").exists())
+    assert decode((site.folder / "up" / key).read_bytes(), name="snapshot").size
+    site.operator.send("snapshot", fields("snapshot-nobody", camera="nobody"))
+    assert site.operator.final("snapshot-nobody")["reason"] == "unknown_camera"
+
+
+def test_refusals_say_why(site: Site) -> None:
+    cases = {
+        "expired-01": ("ping", fields("expired-01", age_s=700), "expired"),
+        "future-001": ("ping", fields("future-001", age_s=-500), "future"),
+        "unknown-01": ("selfdestruct", fields("unknown-01"), "unknown_command"),
+        "invalid-01": ("ping", fields("invalid-01", robot="r2"), "invalid"),
+        "lifetime-1": ("ping", fields("lifetime-1", life_s=1e6), "invalid"),
+    }
+    for name, content, _ in cases.values():
+        site.operator.send(name, content)
+    for command_id, (_, _, reason) in cases.items():
+        assert site.operator.final(command_id)["reason"] == reason
+        assert site.operator.final(command_id)["state"] == "refused"
+        assert not [r for r in site.operator.results(command_id) if r["state"] == "accepted"]
+
+
+def test_retained_command_is_refused_at_once_and_again_at_the_next_connect(site: Site) -> None:
+    site.operator.send("ping", fields("retained-1"), retain=True)
+    assert site.operator.final("retained-1")["reason"] == "retained"
+    before = len(site.operator.results("retained-1"))
+    site.restart()
+    wait_until(lambda: len(site.operator.results("retained-1")) > before)
+    assert {result["state"] for result in site.operator.results("retained-1")} == {"refused"}
+    site.operator.send("ping", b"", retain=True)
+
+
+def test_command_for_another_robot_is_not_heard(site: Site) -> None:
+    site.operator.send("ping", fields("not-for-us"), base="bintally/v1/wh1/r2")
+    site.operator.send("ping", fields("for-us-001"))
+    site.operator.final("for-us-001")
+    assert site.operator.results("not-for-us") == []
+
+
+def test_same_command_across_a_restart_is_answered_and_not_carried_out_again(site: Site) -> None:
+    content = fields("capture-twice", bin_id="twice")
+    site.operator.send("capture", content)
+    site.operator.final("capture-twice")
+    site.restart()
+    before = len(site.operator.results("capture-twice"))
+    site.operator.send("capture", content)
+    wait_until(lambda: len(site.operator.results("capture-twice")) > before)
+    assert site.operator.results("capture-twice")[-1]["state"] == "succeeded"
+    assert len({count["event_id"] for count in site.operator.of("/count") if count["bin_id"] == "twice"}) == 1
