@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, DeliveryError
 from edge_agent.doctor.finding import Finding, failure
+from edge_agent.link import VERSIONS, HandshakeError, VersionRefusedError
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, Topics, new_event_id, utc
-from edge_agent.mqtt import VERSIONS, HandshakeError, PahoLink, VersionRefusedError
+from edge_agent.mqtt import PahoLink
 from edge_agent.threads import Waker
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from edge_agent.commands.schema import Capture
 from edge_agent.messages import (
     CountMessage,
     EventMessage,
+    ResultMessage,
     SidecarMessage,
     StatusMessage,
     TelemetryMessage,
@@ -83,9 +85,12 @@ def test_topics_bin_id_cannot_leave_its_level(bin_id: str, level: str) -> None:
 def test_document_examples_have_exactly_the_fields_of_the_messages() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "mqtt.md").read_text(encoding="utf-8")
     examples = [json.loads(block) for block in re.findall(r"```json\n(\{.*?\})\n```", text, re.DOTALL)]
-    kinds: tuple[type[BaseModel], ...] = (CountMessage, StatusMessage, EventMessage, SidecarMessage)
+    command = examples.pop(3)
+    assert set(command) <= set(Capture.model_fields)
+    Capture.model_validate_json(json.dumps(command))
+    kinds: tuple[type[BaseModel], ...] = (CountMessage, StatusMessage, EventMessage, ResultMessage, SidecarMessage)
     assert [set(example) for example in examples] == [set(kind.model_fields) for kind in kinds]
-    for example, kind in list(zip(examples, kinds, strict=True))[:3]:
+    for example, kind in list(zip(examples, kinds, strict=True))[:4]:
         kind.model_validate_json(json.dumps(example))
     for field in (*CountMessage.model_fields, *TelemetryMessage.model_fields, *StatusMessage.model_fields):
         assert f"`{field}`" in text or f'"{field}"' in text, field
