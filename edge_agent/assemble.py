@@ -22,6 +22,7 @@ from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.commands.assemble import CommandsKit
 from edge_agent.frame_path import FramePath
+from edge_agent.iot import IotCredentials
 from edge_agent.ledger import Ledger
 from edge_agent.link import VERSIONS, Will
 from edge_agent.messages import StatusMessage, Topics, utc
@@ -288,7 +289,8 @@ def upload_target(config: AgentConfig) -> tuple[Target | None, str | None]:
     own = f"{config.robot.site}/{config.robot.id}"
     if config.s3 is not None:
         prefix = config.s3.prefix.strip("/")
-        return S3Target(config.s3), f"{prefix}/{own}" if prefix else own
+        credentials = None if config.s3.iot is None else IotCredentials(config.s3.iot, config.robot.id)
+        return S3Target(config.s3, credentials), f"{prefix}/{own}" if prefix else own
     if config.uploads.folder is not None:
         return FolderTarget(config.uploads.folder), own
     return None, None

@@ -54,11 +54,14 @@ def secret_files(config: AgentConfig) -> dict[str, Path | None]:
     Returns:
         Path by configuration key, None where nothing is set.
     """
-    tls = config.mqtt.tls
+    tls, iot = config.mqtt.tls, None if config.s3 is None else config.s3.iot
     return {
         "mqtt.password_file": config.mqtt.password_file,
         "mqtt.tls.ca_file": None if tls is None else tls.ca_file,
         "mqtt.tls.cert_file": None if tls is None else tls.cert_file,
         "mqtt.tls.key_file": None if tls is None else tls.key_file,
         "s3.credentials_file": None if config.s3 is None else config.s3.credentials_file,
+        "s3.iot.ca_file": None if iot is None else iot.ca_file,
+        "s3.iot.cert_file": None if iot is None else iot.cert_file,
+        "s3.iot.key_file": None if iot is None else iot.key_file,
     }

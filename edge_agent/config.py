@@ -161,8 +161,21 @@ class UploadsSection(_Section):
     quota: QuotaSection = QuotaSection()
 
 
+class IotSection(_Section):
+    """Keys for the object store from AWS IoT, against the robot's certificate."""
+
+    endpoint: str = Field(pattern=r"^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$")
+    """Of the account: `aws iot describe-endpoint --endpoint-type iot:CredentialProvider`."""
+    role_alias: str = Field(pattern=r"^[A-Za-z0-9_=,@-]{1,128}$")
+    thing: str | None = Field(default=None, pattern=r"^[A-Za-z0-9:_-]{1,128}$")
+    """None is robot.id."""
+    ca_file: Path | None = None
+    cert_file: Path
+    key_file: Path
+
+
 class S3Section(_Section):
-    """An object store. Credentials come from `credentials_file` or from where boto3 looks."""
+    """An object store. Credentials come from `iot`, from `credentials_file`, or from where boto3 looks."""
 
     bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-_]{1,62}$")
     prefix: str = Field(default="bintally", max_length=512, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
@@ -171,9 +184,16 @@ class S3Section(_Section):
     credentials_file: Path | None = None
     """A file in the format of ~/.aws/credentials."""
     profile: str | None = Field(default=None, max_length=64)
+    iot: IotSection | None = None
     connect_timeout_s: float = Field(default=5.0, ge=0.1, le=120)
     read_timeout_s: float = Field(default=20.0, ge=0.1, le=600)
     retry_max_s: float = Field(default=60.0, ge=0.1, le=3600)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> S3Section:
+        if self.iot is not None and (self.credentials_file is not None or self.profile is not None):
+            raise ValueError("keys come from [s3.iot] or from credentials_file and profile: remove one of them")
+        return self
 
 
 class StateSection(_Section):

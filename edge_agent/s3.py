@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from edge_agent.config import S3Section
+    from edge_agent.iot import IotCredentials, Keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,11 +53,14 @@ class S3Target:
 
     Args:
         settings: Which bucket, and how to reach it.
+        credentials: Where keys come from, None for what `settings` says.
     """
 
-    def __init__(self, settings: S3Section) -> None:
+    def __init__(self, settings: S3Section, credentials: IotCredentials | None = None) -> None:
         self.name = f"s3://{settings.bucket}"
         self._settings = settings
+        self._credentials = credentials
+        self._keys: Keys | None = None
         self._client: S3Client | None = None
         self._conditional = True
 
@@ -105,6 +109,8 @@ class S3Target:
             return
         if code in _CREDENTIALS:
             self._client = None
+            if self._credentials is not None:
+                self._credentials.refused()
         raise UploadError(
             f"{self.name} refuses {key}",
             got=f"{code} ({status})",
@@ -113,12 +119,13 @@ class S3Target:
         )
 
     def _open(self) -> S3Client:
-        if self._client is None:
-            self._client = _make_client(self._settings)
+        keys = None if self._credentials is None else self._credentials.current()
+        if self._client is None or keys is not self._keys:
+            self._client, self._keys = _make_client(self._settings, keys), keys
         return self._client
 
 
-def _make_client(settings: S3Section) -> S3Client:
+def _make_client(settings: S3Section, keys: Keys | None) -> S3Client:
     """Build a client; boto3 is imported here because it costs a third of a second and 30 MB."""
     import boto3
     import botocore.session
@@ -131,6 +138,9 @@ def _make_client(settings: S3Section) -> S3Client:
             core.set_config_variable("credentials_file", str(settings.credentials_file))
         client: S3Client = boto3.session.Session(botocore_session=core, region_name=settings.region).client(
             "s3",
+            aws_access_key_id=None if keys is None else keys.access_key,
+            aws_secret_access_key=None if keys is None else keys.secret_key,
+            aws_session_token=None if keys is None else keys.token,
             endpoint_url=settings.endpoint_url,
             config=Config(
                 connect_timeout=settings.connect_timeout_s,

@@ -39,11 +39,12 @@ class _Socket(ssl.SSLSocket):
             raise
 
 
-def make_context(settings: TlsSection) -> ssl.SSLContext:
+def make_context(settings: TlsSection, section: str = "[mqtt.tls]") -> ssl.SSLContext:
     """Read the certificates and build a context that checks the other side's name and authority.
 
     Args:
         settings: Which files.
+        section: Where they are configured, for the error.
 
     Returns:
         For one connection.
@@ -59,7 +60,7 @@ def make_context(settings: TlsSection) -> ssl.SSLContext:
             context.load_cert_chain(settings.cert_file, settings.key_file)
     except (OSError, ValueError) as exc:
         raise DeliveryError(
-            "the files in [mqtt.tls] cannot be used", got=exc, fix="Check ca_file, cert_file and key_file."
+            f"the files in {section} cannot be used", got=exc, fix="Check ca_file, cert_file and key_file."
         ) from exc
     return context
 
