@@ -22,6 +22,7 @@ from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.commands.assemble import CommandsKit
 from edge_agent.frame_path import FramePath
+from edge_agent.home_assistant import discovery_topic, make_discovery
 from edge_agent.iot import IotCredentials
 from edge_agent.ledger import Ledger
 from edge_agent.link import VERSIONS, Will
@@ -163,6 +164,10 @@ def _parts(
     outbox = Outbox(Ledger(file, spool, config.state), on_accepted=_acceptance(telemetry, on_accepted))
     kit = CommandsKit(config, topics, outbox, telemetry, file.remembered())
     publisher = _publisher(config, topics, outbox)
+    if config.mqtt.home_assistant is not None:
+        site = config.robot.site
+        announcement = make_discovery(topics, site=site, robot=robot, version=agent_version())
+        publisher.announcement = discovery_topic(config.mqtt.home_assistant, site, robot), announcement
     target, prefix = upload_target(config)
     uploader = _uploader(config, target, outbox, spool)
     report = Report(

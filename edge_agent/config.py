@@ -141,6 +141,8 @@ class MqttSection(_Section):
     reconnect_max_s: float = Field(default=60.0, ge=0.1, le=3600)
     historical_after_s: float = Field(default=30.0, ge=1, le=86_400)
     """A count that waited longer than this is published with is_historical true."""
+    home_assistant: Name | None = None
+    """Home Assistant's discovery prefix, usually "homeassistant"; None announces nothing."""
 
 
 class QuotaSection(_Section):
@@ -256,6 +258,8 @@ class AgentConfig(_Section):
         names = [camera.name for camera in self.cameras]
         if len(set(names)) != len(names):
             raise ValueError(f"camera names must differ, got {', '.join(names)}")
+        if self.mqtt.home_assistant is not None and "." in self.robot.site + self.robot.id:
+            raise ValueError("Home Assistant takes no dot in robot.site and robot.id")
         if self.s3 is not None and self.uploads.folder is not None:
             raise ValueError("images go to [s3] or to uploads.folder, not to both: remove one of them")
         return self

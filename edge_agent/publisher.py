@@ -90,6 +90,7 @@ class Publisher:
     Attributes:
         receive: Takes commands, see `Intake`; set before the thread is started. Without it, none are asked for.
         subscription_refused: Why the broker gives no commands.
+        announcement: Topic and payload of a retained message that is sent at every connect; set before the start.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Publisher:
         self.counts_refused = 0
         self.connects = 0
         self.subscription_refused: str | None = None
+        self.announcement: tuple[str, bytes] | None = None
         self.receive: Callable[[Delivery, Callable[[], None]], None] | None = None
         self._settings = settings
         self._topics = topics
@@ -169,6 +171,8 @@ class Publisher:
             return
         link = self._dial()
         session = _Session(link)
+        if self.announcement is not None:
+            session.packets.append(_Packet(None, *self.announcement, retain=True))
         intake = None if self.receive is None else Intake(link, self.receive, self._waker.wake)
         if intake is not None:
             link.subscribe(self._topics.commands)
