@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bundle.manifest import ParityBudget
+from export.options import BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,10 +52,25 @@ def _budget(flag: str, default: float, words: str) -> Callable[[_Command], _Comm
     show_default=True,
     help="What the ONNX files must be readable by.",
 )
-@_budget("--min-agreement", 0.95, "INT8 and FP32 name the same count.")
-@_budget("--min-sure-agreement", 0.995, "the same, of the frames that FP32 gives 0.6 or more.")
-@_budget("--max-mean-tv", 0.02, "mean distance of the posteriors.")
-@_budget("--max-accuracy-drop", 0.005, "exact accuracy lost.")
+@click.option(
+    "--qat",
+    type=click.FloatRange(0, 20),
+    default=0.0,
+    show_default=True,
+    metavar="EPOCHS",
+    help="Fine-tune INT8 that is beyond the budget, before layers go back to float.",
+)
+@click.option(
+    "--min-frames",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Fewest validation photos that INT8 may be judged on.",
+)
+@_budget("--min-agreement", BUDGET.min_agreement, "INT8 and FP32 name the same count.")
+@_budget("--min-sure-agreement", BUDGET.min_sure_agreement, "the same, of the frames that FP32 gives 0.6 or more.")
+@_budget("--max-mean-tv", BUDGET.max_mean_tv, "mean distance of the posteriors.")
+@_budget("--max-accuracy-drop", BUDGET.max_accuracy_drop, "exact accuracy lost.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def export(run: Path, out: Path, **chosen: Any) -> None:  # noqa: ANN401 - one per option, of its type
     """Turn the trained RUN into a bundle that a robot can execute.
@@ -63,6 +79,7 @@ def export(run: Path, out: Path, **chosen: Any) -> None:  # noqa: ANN401 - one p
     1. Writes the network as ONNX and holds it against torch.
     2. Makes INT8 files, one for processors and one for TensorRT, with as few
        convolutions in float as the budget allows, and executes both.
+       With --qat, INT8 that misses the budget first learns from the network.
     3. Fits the confidence threshold on INT8 outputs of the validation split.
     4. Measures on the test split, and packs: bundle, golden frames, model card.
 
@@ -75,7 +92,8 @@ def export(run: Path, out: Path, **chosen: Any) -> None:  # noqa: ANN401 - one p
       bintally bundle inspect bundles/first
       bintally engine bench bundles/first
     """
-    from export.job import Options, export_run
+    from export.job import export_run
+    from export.options import Options
     from export.progress import steps
 
     as_json = chosen.pop("as_json")
@@ -90,6 +108,7 @@ def _attempts(exported: Exported) -> list[dict[str, object]]:
         {
             "ranges": attempt.method,
             "float_convolutions": attempt.float_convolutions,
+            "fine_tuned": attempt.tuned,
             "within_budget": attempt.refusal is None,
             **attempt.result.model_dump(mode="json"),
         }
@@ -123,7 +142,8 @@ def _as_text(exported: Exported) -> str:
     lines = [
         f"torch and ONNX differ by {exported.onnx_max_abs_logit:.2g} in a logit at most",
         *(
-            f"{attempt.dialect}: INT8, {attempt.float_convolutions} convolutions in float, {attempt.method} ranges: "
+            f"{attempt.dialect}: INT8, {attempt.float_convolutions} convolutions in float, {attempt.method} ranges"
+            f"{', fine-tuned' if attempt.tuned else ''}: "
             f"{_words(attempt.result)}{'' if attempt.refusal is None else ' (beyond the budget)'}"
             for attempt in exported.attempts
         ),

@@ -1,9 +1,10 @@
 # ruff: noqa: TID253 - the linted model is an ONNX graph
-"""What TensorRT needs of a Q/DQ graph, as rules that a file keeps or breaks. Pure: bytes in, findings out.
+"""What runtimes need of a Q/DQ graph, as rules that a file keeps or breaks. Pure: bytes in, findings out.
 
 A graph that breaks a rule may still load, and then runs slower or answers something else: that is why these are checked
 and not left to a robot. Sources: NVIDIA's guide "Working with Quantized Types" (Q/DQ placement), the operator tables of
-onnx-tensorrt, and the parsers' own checks (zero points, operator sets).
+onnx-tensorrt, and the parsers' own checks (zero points, operator sets); for processors, what ONNX Runtime fuses into
+one integer convolution.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from calibration.int8.placement import Dialect
+
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _FUSED = frozenset({"Relu", "Clip"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
@@ -31,7 +34,7 @@ class Finding:
     """One broken rule.
 
     Attributes:
-        rule: A key of `RULES`.
+        rule: A key of `RULES` or `CPU_RULES`.
         node: Node, tensor or file that breaks it.
         message: What is wrong, and what it should be.
     """
@@ -194,6 +197,49 @@ def _classifier(view: _View) -> Iterator[tuple[str, str]]:
             yield node.name, "is quantised; the classifier computes in float"
 
 
+def _unsigned(view: _View) -> Iterator[tuple[str, str]]:
+    for node in view.of_kind(_Q):
+        zero = view.array(node.input[_ZERO_POINT]) if len(node.input) > _ZERO_POINT else None
+        if zero is None or zero.dtype != np.uint8:
+            yield node.name, "does not quantise to uint8, which integer kernels of processors want"
+
+
+def _with_integer_weights(view: _View) -> Iterator[onnx.NodeProto]:
+    return (node for node in view.of_kind("Conv") if view.is_made_by(node.input[_WEIGHT], _DQ))
+
+
+def _integer_weights(view: _View) -> Iterator[tuple[str, str]]:
+    for node in _with_integer_weights(view):
+        values, steps, zeros = (view.array(name) for name in view.makers[node.input[_WEIGHT]].input)
+        if not view.is_integer(node):
+            yield node.name, "has integer weights and a float input, so it runs in float all the same"
+        if values is None or values.dtype != np.int8 or zeros is None or np.any(zeros):
+            yield node.name, "has weights that are not int8 around 0 in the file"
+        elif steps is None or steps.ndim != 1:
+            yield node.name, "has one scale for all filters; use one per filter"
+
+
+def _integer_biases(view: _View) -> Iterator[tuple[str, str]]:
+    for node in _with_integer_weights(view):
+        makers = [view.makers.get(name) for name in node.input]
+        found = [maker for maker in makers if maker is not None and maker.op_type == _DQ]
+        if len(found) <= _BIAS:
+            yield node.name, "has a float bias, which keeps ONNX Runtime from an integer convolution"
+            continue
+        image, weight, bias = (view.array(maker.input[1]) for maker in found)
+        if image is None or weight is None or bias is None or not np.all(bias == image * weight):
+            yield node.name, "has a bias whose scale is not input scale times weight scale"
+
+
+def _both_sides(view: _View) -> Iterator[tuple[str, str]]:
+    for node in _with_integer_weights(view):
+        readers = view.readers(node.output[0])
+        if len(readers) == 1 and readers[0].op_type in _FUSED:
+            readers = view.readers(readers[0].output[0])
+        if [reader.op_type for reader in readers] != [_Q]:
+            yield node.name, "is not followed by QuantizeLinear alone, so its result leaves the integers"
+
+
 RULES: dict[str, Callable[[_View], Iterator[tuple[str, str]]]] = {
     "opset": _opset,
     "domains": _domains,
@@ -208,18 +254,34 @@ RULES: dict[str, Callable[[_View], Iterator[tuple[str, str]]]] = {
     "residuals": _residuals,
     "classifier": _classifier,
 }
-"""Rule by name; each yields what breaks it and how."""
+"""Rule by name for the TensorRT file; each yields what breaks it and how."""
+
+CPU_RULES: dict[str, Callable[[_View], Iterator[tuple[str, str]]]] = {
+    "opset": _opset,
+    "domains": _domains,
+    "external-data": _external_data,
+    "batch": _batch,
+    "scales": _scales,
+    "unsigned": _unsigned,
+    "integer-weights": _integer_weights,
+    "integer-biases": _integer_biases,
+    "both-sides": _both_sides,
+    "classifier": _classifier,
+}
+"""Rule by name for the file of ONNX Runtime and OpenVINO."""
 
 
-def lint_tensorrt(model: bytes, *, max_opset: int) -> list[Finding]:
-    """Hold a Q/DQ model against what TensorRT needs.
+def lint(model: bytes, dialect: Dialect, *, max_opset: int) -> list[Finding]:
+    """Hold a Q/DQ model against what those need who run it.
 
     Args:
         model: Single-file ONNX.
+        dialect: Who shall run it.
         max_opset: Newest operator set that the target reads: 17 for TensorRT 8.6.
 
     Returns:
         Broken rules, none for a good file.
     """
     view = _View(onnx.load_model_from_string(model), max_opset)
-    return [Finding(name, node, message) for name, rule in RULES.items() for node, message in rule(view)]
+    rules = RULES if dialect == "tensorrt" else CPU_RULES
+    return [Finding(name, node, message) for name, rule in rules.items() for node, message in rule(view)]

@@ -2,7 +2,8 @@
 
 1. Every way to turn histograms into ranges is tried on training frames that the ranges were not taken from.
 2. With the best one, the model is judged on validation frames, all convolutions in INT8.
-3. Beyond the budget, convolutions go back to float, the most sensitive first, twice as many each time.
+3. Beyond the budget, it is fine-tuned where that was asked for (`export.qat`), and judged again.
+4. Still beyond it, convolutions go back to float, the most sensitive first, twice as many each time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from calibration.int8.ranges import RangeMethod
 
     Infer = Callable[[bytes, Dialect, NDArray[np.uint8]], NDArray[np.float32]]
+    Tune = Callable[[Prepared, Recipe], Prepared]
 
 _SENSITIVITY_FRAMES = 24
 
@@ -54,6 +56,7 @@ class Attempt:
         dialect: Who shall run it.
         method: How its ranges were found.
         float_convolutions: How many convolutions compute in float.
+        tuned: Whether its weights were fine-tuned.
         quantized: The model.
         logits: float32, (N, K), on the validation frames.
         result: Parity on the validation frames.
@@ -63,6 +66,7 @@ class Attempt:
     dialect: Dialect
     method: RangeMethod
     float_convolutions: int
+    tuned: bool
     quantized: Quantized
     logits: NDArray[np.float32]
     result: ParityResult
@@ -80,6 +84,7 @@ class Search:
         budget: How far INT8 may be from the reference.
         infer: Runs an INT8 model on pixels.
         step: Told in words what happens.
+        tune: Fine-tunes the weights for a recipe; None where that is not wanted.
     """
 
     prepared: Prepared
@@ -88,6 +93,7 @@ class Search:
     budget: ParityBudget
     infer: Infer
     step: Callable[[str], None]
+    tune: Tune | None = None
 
 
 def quantize_within(search: Search, dialect: Dialect, *, float_convolutions: int | None = None) -> list[Attempt]:
@@ -112,11 +118,26 @@ def quantize_within(search: Search, dialect: Dialect, *, float_convolutions: int
             search.step(f"{dialect}: measuring what each of {total} convolutions loses in INT8")
             order = list(search.prepared.convolutions) if number == total else _sensitivity(search, recipe)
         search.step(f"{dialect}: INT8 with {method} ranges, {number} of {total} convolutions in float")
-        attempts.append(_attempt(search, Recipe(dialect, method, frozenset(order[:number])), number))
-        if attempts[-1].refusal is None:
+        attempts += _rung(search, Recipe(dialect, method, frozenset(order[:number])))
+        refusal = attempts[-1].refusal
+        if refusal is None:
             break
-        search.step(f"{dialect}: not within the budget: {attempts[-1].refusal.got}")
+        search.step(f"{dialect}: not within the budget: {refusal.got}")
     return attempts
+
+
+def _rung(search: Search, recipe: Recipe) -> list[Attempt]:
+    """One choice of what stays in float: as it is, and fine-tuned where that is wanted and needed."""
+    plain = _attempt(search, search.prepared, recipe)
+    if plain.refusal is None or search.tune is None or not _integer(search, recipe):
+        return [plain]
+    search.step(f"{recipe.dialect}: not within the budget: {plain.refusal.got}; fine-tuning")
+    tuned = _attempt(search, search.tune(search.prepared, recipe), recipe, tuned=True)
+    return [plain, tuned]
+
+
+def _integer(search: Search, recipe: Recipe) -> bool:
+    return len(recipe.float_convolutions) < len(search.prepared.convolutions)
 
 
 def _ladder(total: int) -> list[int]:
@@ -150,8 +171,8 @@ def _distance(search: Search, dialect: Dialect, model: bytes, frames: int) -> fl
     return float(distances(search.tuning.reference[:frames], logits).mean())
 
 
-def _attempt(search: Search, recipe: Recipe, number: int) -> Attempt:
-    quantized = quantize(search.prepared, recipe)
+def _attempt(search: Search, prepared: Prepared, recipe: Recipe, *, tuned: bool = False) -> Attempt:
+    quantized = quantize(prepared, recipe)
     logits = search.infer(quantized.model, recipe.dialect, search.validation.pixels)
     result = compare(recipe.dialect, search.validation.reference, logits, search.validation.truth)
     refusal = None
@@ -159,4 +180,5 @@ def _attempt(search: Search, recipe: Recipe, number: int) -> Attempt:
         check_budget(result, search.budget)
     except ParityError as exc:
         refusal = exc
-    return Attempt(recipe.dialect, recipe.method, number, quantized, logits, result, refusal)
+    number = len(recipe.float_convolutions)
+    return Attempt(recipe.dialect, recipe.method, number, tuned, quantized, logits, result, refusal)

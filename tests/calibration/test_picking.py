@@ -4,7 +4,7 @@ import numpy as np
 
 from bundle.signals import Look, look
 from calibration.observe import Observed
-from calibration.picking import pick_different
+from calibration.picking import pick_different, pick_pictures
 from calibration.visits import Visit
 from tests.calibration.scenes import scene
 
@@ -34,3 +34,13 @@ def test_pick_different_of_visits_that_are_all_the_same_still_gives_the_number()
 
 def test_pick_different_few_visits_are_all_taken() -> None:
     assert pick_different(_observed([1.0, 2.0, 3.0]), np.array([0, 2]), 9).tolist() == [0, 2]
+
+
+def test_pick_pictures_takes_the_dark_and_the_blurred_one() -> None:
+    rng = np.random.default_rng(0)
+    pictures = np.stack([rng.integers(90, 150, (24, 32, 3), np.uint8) for _ in range(40)])
+    pictures[7] //= 8
+    pictures[23] = 120
+    chosen = pick_pictures(pictures, np.zeros((40, 5), np.float32), 3)
+    assert {7, 23} <= set(chosen.tolist())
+    assert len(chosen) == 3

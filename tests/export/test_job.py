@@ -10,22 +10,34 @@ import pytest
 from click.testing import CliRunner
 
 from bundle.counter import Counter
-from bundle.errors import ConfigError, InputError, ParityError
+from bundle.errors import BundleError, ConfigError, InputError, ParityError
 from bundle.images import read
 from bundle.manifest import ParityBudget
 from bundle.verify import load_bundle
+from calibration.int8.quantize import prepare
 from export.cli import export
-from export.job import Exported, Options, export_run
-from export.linter import lint_tensorrt
+from export.job import Exported, export_run
+from export.linter import Finding, lint
+from export.options import BUDGET, Options
+from export.to_onnx import infer_torch
 from train.data.manifest import Dataset
 from train.run import load_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from calibration.int8.placement import Dialect
+
 _WIDE = ParityBudget(min_agreement=0, max_mean_tv=1, max_accuracy_drop=1)
 _OPTIONS = Options(
-    name="tiny", version="0.1.0", licence="Apache-2.0", data="rendered bins", risk=0.3, budget=_WIDE, range_frames=24
+    name="tiny",
+    version="0.1.0",
+    licence="Apache-2.0",
+    data="rendered bins",
+    risk=0.3,
+    budget=_WIDE,
+    range_frames=24,
+    min_frames=1,
 )
 
 
@@ -90,10 +102,13 @@ def test_export_run_beyond_the_budget_writes_nothing(small_run: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["refused.refused"]
 
 
-def test_export_run_beyond_the_budget_shows_the_worst_frames(small_run: Path, tmp_path: Path) -> None:
-    strict = ParityBudget(min_agreement=0, max_mean_tv=0.0, max_accuracy_drop=1)
-    options = replace(_OPTIONS, budget=strict, float_convs=0, tensorrt=False)
-    with pytest.raises(ParityError, match=r"The worst frames: .*b\.refused"):
+def test_export_run_bad_quantisation_is_refused_with_the_worst_frames(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges of pictures that are nearly black are a bad quantisation of ordinary ones: the usual budget sees it."""
+    monkeypatch.setattr("export.job.prepare", lambda model, tensors: prepare(model, tensors * np.float32(0.02)))
+    options = replace(_OPTIONS, budget=BUDGET, float_convs=0, tensorrt=False)
+    with pytest.raises(ParityError, match=r"mean total variation .* The worst frames: .*b\.refused"):
         export_run(small_run, tmp_path / "b", options, step=lambda _: None)
     report = json.loads((tmp_path / "b.refused" / "worst.json").read_text())
     distances = [frame["distance"] for frame in report["frames"]]
@@ -114,10 +129,35 @@ def test_export_run_budget_that_int8_misses_leaves_convolutions_in_float(small_r
     assert numbers[-1] > 0
 
 
-def test_export_run_tensorrt_file_keeps_every_rule(exported: Exported) -> None:
-    entry = exported.bundle.manifest.model("tensorrt")
-    assert entry is not None
-    assert lint_tensorrt(exported.bundle.read(entry.file), max_opset=17) == []
+def test_export_run_int8_files_keep_every_rule(exported: Exported) -> None:
+    dialects: tuple[Dialect, ...] = ("cpu", "tensorrt")
+    for dialect in dialects:
+        entry = exported.bundle.manifest.model(dialect)
+        assert entry is not None
+        assert lint(exported.bundle.read(entry.file), dialect, max_opset=17) == []
+
+
+def test_export_run_file_that_breaks_a_rule_is_not_packed(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.job.lint", lambda *_, **__: [Finding("opset", "model", "operator set 99")])
+    with pytest.raises(BundleError, match="opset: model operator set 99"):
+        export_run(small_run, tmp_path / "b", replace(_OPTIONS, tensorrt=False, float_convs=0), step=lambda _: None)
+    assert not (tmp_path / "b").exists()
+
+
+def test_export_run_onnx_that_differs_from_torch_is_not_packed(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.job.infer_torch", lambda model, inputs: infer_torch(model, inputs) + np.float32(0.1))
+    with pytest.raises(ParityError, match=r"a logit off by 0\.1"):
+        export_run(small_run, tmp_path / "b", _OPTIONS, step=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_run_too_few_photos_to_judge_on_is_refused(small_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"too few photos .* expected at least 200"):
+        export_run(small_run, tmp_path / "b", replace(_OPTIONS, min_frames=200), step=lambda _: None)
 
 
 def test_export_run_judges_both_int8_models(exported: Exported) -> None:
@@ -153,6 +193,8 @@ def test_export_command_json_names_every_figure(small_run: Path, tmp_path: Path)
         "1",
         "--min-sure-agreement",
         "0",
+        "--min-frames",
+        "1",
         "--json",
     ]
     done = CliRunner().invoke(export, arguments + wide)

@@ -10,18 +10,31 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.int8.quantize import Recipe, prepare, quantize
-from export.linter import RULES, lint_tensorrt
+from export.linter import CPU_RULES, RULES, lint
 from tests.simulators.networks import images, residual_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from calibration.int8.placement import Dialect
+    from calibration.int8.quantize import Prepared
+
     Damage = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture(scope="module")
-def good() -> bytes:
-    return quantize(prepare(residual_network(), images()), Recipe("tensorrt")).model
+def looked_at() -> Prepared:
+    return prepare(residual_network(), images())
+
+
+@pytest.fixture(scope="module")
+def good(looked_at: Prepared) -> bytes:
+    return quantize(looked_at, Recipe("tensorrt")).model
+
+
+@pytest.fixture(scope="module")
+def good_cpu(looked_at: Prepared) -> bytes:
+    return quantize(looked_at, Recipe("cpu")).model
 
 
 def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
@@ -172,6 +185,65 @@ def _quantised_classifier(model: onnx.ModelProto) -> None:
     _insert_pair(model, "fc", 0)
 
 
+def _quantised_classifier_for_processors(model: onnx.ModelProto) -> None:
+    _insert_pair(model, "fc", 0)
+    _set(model, "extra.fc.zero", np.array(0, np.uint8))
+
+
+def _pooled_scale_of_nothing(model: onnx.ModelProto) -> None:
+    _set(model, "b.add.out.step", np.array(0, np.float32))
+
+
+def _signed_activations(model: onnx.ModelProto) -> None:
+    _set(model, "image.zero", np.array(0, np.int8))
+
+
+def _weights_off_zero(model: onnx.ModelProto) -> None:
+    _set(model, "b1.weight.zero", np.ones(12, np.int8))
+
+
+def _weights_with_one_scale(model: onnx.ModelProto) -> None:
+    steps = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "b1.weight.step")
+    _set(model, "b1.weight.step", np.array(steps[0], np.float32))
+    _set(model, "b1.weight.zero", np.array(0, np.int8))
+    _set(model, "b1.bias.step", steps[0] * _step_of(model, "a.relu.out") * np.ones(12, np.float32))
+
+
+def _step_of(model: onnx.ModelProto, tensor: str) -> float:
+    found = next(tensor_ for tensor_ in model.graph.initializer if tensor_.name == f"{tensor}.step")
+    return float(numpy_helper.to_array(found))
+
+
+def _float_bias(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(12, np.float32), "b1.bias"))
+    _node(model, "b1").input[2] = "b1.bias"
+    model.graph.node.remove(_node(model, "b1.bias.DQ"))
+
+
+def _bias_in_other_units(model: onnx.ModelProto) -> None:
+    _set(model, "b1.bias.step", np.full(12, 0.5, np.float32))
+
+
+def _float_result(model: onnx.ModelProto) -> None:
+    _node(model, "b.add").input[1] = _node(model, "b3").output[0]
+    for name in ("b3.out.DQ", "b3.out.Q"):
+        model.graph.node.remove(_node(model, name))
+
+
+_CPU_BROKEN: list[tuple[str, Damage]] = [
+    ("opset", _newer_opset),
+    ("domains", _orphan_domain),
+    ("external-data", _external_weight),
+    ("batch", _nameless_batch),
+    ("scales", _pooled_scale_of_nothing),
+    ("unsigned", _signed_activations),
+    ("integer-weights", _weights_off_zero),
+    ("integer-weights", _weights_with_one_scale),
+    ("integer-biases", _float_bias),
+    ("integer-biases", _bias_in_other_units),
+    ("both-sides", _float_result),
+    ("classifier", _quantised_classifier_for_processors),
+]
 _BROKEN: list[tuple[str, Damage]] = [
     ("opset", _newer_opset),
     ("domains", _orphan_domain),
@@ -201,29 +273,38 @@ _BROKEN: list[tuple[str, Damage]] = [
 
 
 def test_lint_good_graph_has_no_findings(good: bytes) -> None:
-    assert lint_tensorrt(good, max_opset=17) == []
+    assert lint(good, "tensorrt", max_opset=17) == []
 
 
 @pytest.mark.parametrize(("rule", "damage"), _BROKEN, ids=[damage.__name__[1:] for _, damage in _BROKEN])
 def test_lint_broken_graph_breaks_exactly_that_rule(good: bytes, rule: str, damage: Damage) -> None:
     model = onnx.load_model_from_string(good)
     damage(model)
-    findings = lint_tensorrt(model.SerializeToString(), max_opset=17)
+    findings = lint(model.SerializeToString(), "tensorrt", max_opset=17)
     assert {finding.rule for finding in findings} == {rule}
     assert all(finding.node and finding.message for finding in findings)
 
 
+@pytest.mark.parametrize(("rule", "damage"), _CPU_BROKEN, ids=[damage.__name__[1:] for _, damage in _CPU_BROKEN])
+def test_lint_broken_graph_for_processors_breaks_exactly_that_rule(good_cpu: bytes, rule: str, damage: Damage) -> None:
+    assert lint(good_cpu, "cpu", max_opset=17) == []
+    model = onnx.load_model_from_string(good_cpu)
+    damage(model)
+    assert {finding.rule for finding in lint(model.SerializeToString(), "cpu", max_opset=17)} == {rule}
+
+
 def test_lint_every_rule_has_a_graph_that_breaks_it() -> None:
     assert {rule for rule, _ in _BROKEN} == set(RULES)
+    assert {rule for rule, _ in _CPU_BROKEN} == set(CPU_RULES)
 
 
-def test_lint_the_file_for_processors_is_no_file_for_tensorrt() -> None:
-    model = quantize(prepare(residual_network(), images()), Recipe("cpu")).model
-    broken = {finding.rule for finding in lint_tensorrt(model, max_opset=17)}
+def test_lint_the_file_for_processors_is_no_file_for_tensorrt(good_cpu: bytes) -> None:
+    broken = {finding.rule for finding in lint(good_cpu, "tensorrt", max_opset=17)}
     assert broken == {"zero-points", "biases", "pairs", "residuals"}
 
 
+@pytest.mark.parametrize("dialect", ["cpu", "tensorrt"])
 @pytest.mark.parametrize("left", [{"stem"}, {"b3"}, {"a2"}, {"short"}, {"a2", "short"}, {"b1", "b2"}])
-def test_lint_mixed_precision_keeps_every_rule(left: set[str]) -> None:
-    recipe = Recipe("tensorrt", float_convolutions=frozenset(left))
-    assert lint_tensorrt(quantize(prepare(residual_network(), images()), recipe).model, max_opset=17) == []
+def test_lint_mixed_precision_keeps_every_rule(left: set[str], dialect: Dialect, looked_at: Prepared) -> None:
+    model = quantize(looked_at, Recipe(dialect, float_convolutions=frozenset(left))).model
+    assert lint(model, dialect, max_opset=17) == []

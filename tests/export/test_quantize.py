@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from calibration.int8.placement import Dialect
-    from calibration.int8.quantize import Prepared
+    from calibration.int8.quantize import Prepared, Recipe
 
 _BUDGET = ParityBudget(min_agreement=0, max_mean_tv=0.02, max_accuracy_drop=1)
 _PIXELS = np.zeros((8, 16, 16, 3), np.uint8)
@@ -77,3 +78,34 @@ def test_quantize_within_compares_every_range_method_and_says_so(prepared: Prepa
     said: list[str] = []
     quantize_within(_search(prepared, {}, said), "cpu")
     assert all(method in said[0] for method in ("minmax", "percentile", "entropy", "mse"))
+
+
+def test_quantize_within_fine_tunes_only_what_is_beyond_the_budget(prepared: Prepared) -> None:
+    """Fine-tuning is tried before a convolution goes back to float, and what it made is judged like anything else."""
+    tuned: list[int] = []
+
+    def tune(network: Prepared, recipe: Recipe) -> Prepared:
+        tuned.append(len(recipe.float_convolutions))
+        return network
+
+    search = _search(prepared, {"b2": 1.0}, [])
+    attempts = quantize_within(replace(search, tune=tune), "cpu")
+    assert tuned == [0]
+    assert [(attempt.float_convolutions, attempt.tuned) for attempt in attempts] == [(0, False), (0, True), (1, False)]
+    assert attempts[-1].refusal is None
+
+
+def test_quantize_within_fine_tuning_that_meets_the_budget_ends_the_search(prepared: Prepared) -> None:
+    search = _search(prepared, {"b2": 1.0}, [])
+    better = replace(prepared, model=_renamed(prepared, "b2"))
+    attempts = quantize_within(replace(search, tune=lambda _network, _recipe: better), "cpu")
+    assert [(attempt.float_convolutions, attempt.tuned) for attempt in attempts] == [(0, False), (0, True)]
+    assert attempts[-1].refusal is None
+
+
+def _renamed(prepared: Prepared, name: str) -> onnx.ModelProto:
+    """The same network, but a convolution does no harm any more: the scripted machine knows it by its name."""
+    model = onnx.ModelProto()
+    model.CopyFrom(prepared.model)
+    next(node for node in model.graph.node if node.name == name).name = "harmless"
+    return model

@@ -1,0 +1,72 @@
+"""What a person decides about an export, and which models follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bundle.manifest import ModelEntry, ParityBudget
+
+if TYPE_CHECKING:
+    from export.to_onnx import Target
+
+BUDGET = ParityBudget(min_agreement=0.95, max_mean_tv=0.02, max_accuracy_drop=0.005, min_sure_agreement=0.995)
+"""How far INT8 may be from the network unless a person decides otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person decides about an export.
+
+    Attributes:
+        name: Of the bundle.
+        version: Of the bundle, semantic.
+        licence: SPDX expression or words; the photos' licence binds the model.
+        data: The photos, in words.
+        risk: Highest accepted share of wrong counts among the confident ones.
+        budget: How far INT8 may be from the reference.
+        float_convs: Most sensitive convolutions left in float; None takes as few as the budget allows.
+        tensorrt: Also write the model for TensorRT.
+        target: What the ONNX files must be readable by.
+        qat: Epochs of fine-tuning where INT8 is beyond the budget; 0 leaves more layers in float instead.
+        min_frames: Fewest validation frames that parity may be judged on.
+        range_frames: Training frames that INT8 is fitted on: three quarters for ranges, one to compare methods.
+        judge_frames: Most frames of the validation and of the test split that are used.
+        tune_frames: Most training frames that fine-tuning learns from.
+    """
+
+    name: str
+    version: str
+    licence: str
+    data: str
+    risk: float
+    budget: ParityBudget
+    float_convs: int | None = None
+    tensorrt: bool = True
+    target: Target = "any"
+    qat: float = 0.0
+    min_frames: int = 200
+    range_frames: int = 256
+    judge_frames: int = 2000
+    tune_frames: int = 4000
+
+
+def entries_of(options: Options) -> dict[str, ModelEntry]:
+    """The models that an export writes.
+
+    Args:
+        options: What a person decided.
+
+    Returns:
+        Entries by role, the reference first.
+    """
+    from export.to_onnx import ROUTES
+
+    opset = ROUTES[options.target].opset
+    entries = [
+        ModelEntry(role="reference", file="model.fp32.onnx", precision="fp32", opset=opset),
+        ModelEntry(role="cpu", file="model.cpu.onnx", precision="int8", opset=opset),
+    ]
+    if options.tensorrt:
+        entries.append(ModelEntry(role="tensorrt", file="model.trt.onnx", precision="int8", opset=opset))
+    return {entry.role: entry for entry in entries}
