@@ -49,6 +49,8 @@ class Engine(ABC):
 
     Attributes:
         reason: Why this engine was opened, in words; set by `bundle.engines.choose`.
+        precision: What most of it computes in: "int8", "fp16" or "fp32"; the end of the name.
+        built_s: Seconds that building it for this device took, whenever that was; None where nothing is built.
         golden_error: Largest |difference| of a logit on the golden frames; set by `bundle.engines.choose`.
     """
 
@@ -62,11 +64,13 @@ class Engine(ABC):
         golden_slack: float = 1.0,
     ) -> None:
         self.name = name
+        self.precision = name.rpartition("-")[2]
         self.role = role
         self.input_chw = input_chw
         self.classes = classes
         self.golden_slack = golden_slack
         self.reason = "opened directly"
+        self.built_s: float | None = None
         self.golden_error: float | None = None
 
     def infer(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:

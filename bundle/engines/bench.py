@@ -80,9 +80,9 @@ def measure_engine(say: Say, path: Path, name: str, plan: BenchPlan) -> dict[str
         plan: What to measure.
 
     Returns:
-        engine, name, role, open_s (first time, runtime's import included), reopen_s, golden_max_abs_logit,
-        latency_ms (p50, p90, p99, calls), frames_per_s by batch size, rss_mb (growth of the process by the engine),
-        reason.
+        engine, name, role, precision, open_s (cold: runtime's import, and the build unless a built engine lay in the
+        cache), reopen_s (warm), built_s (None where nothing is built), golden_max_abs_logit, latency_ms (p50, p90, p99,
+        calls), frames_per_s by batch size, rss_mb (how far the process's peak grew), reason.
 
     Raises:
         BintallyError: The engine does not run here.
@@ -102,8 +102,10 @@ def measure_engine(say: Say, path: Path, name: str, plan: BenchPlan) -> dict[str
             "engine": name,
             "name": engine.name,
             "role": engine.role,
+            "precision": engine.precision,
             "open_s": round(open_s, 3),
             "reopen_s": round(reopen_s, 3),
+            "built_s": engine.built_s,
             "golden_max_abs_logit": engine.golden_error,
             "latency_ms": percentiles(blocks[1]),
             "frames_per_s": {

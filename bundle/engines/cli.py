@@ -22,7 +22,17 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for pro
 
 @click.group()
 def engine() -> None:
-    """See what runs a bundle on this machine, how fast, and whether it is right."""
+    """See what runs a bundle on this machine, how fast, and whether it is right.
+
+    \b
+    Examples:
+      bintally engine selftest demo/bundle     everything at once, as a report to send
+      bintally engine bench demo/bundle        how fast, each engine in turn
+      bintally engine build bundles/first      TensorRT engines for this Jetson, once
+
+    `--engine auto`, the default everywhere, takes the fastest engine that computes the golden frames; `auto` and the
+    engines that can be named instead are explained in docs/engines.md.
+    """
 
 
 @engine.command()
@@ -50,7 +60,8 @@ def bench(
     """Measure latency, throughput, memory and start of every engine that BUNDLE has on this machine.
 
     Each engine runs in a process of its own, one after the other. "opens" is the first start with the runtime's import
-    (and the build, for TensorRT), "again" the next one. "golden" is the largest logit error on the golden frames.
+    (and the build, if no built engine lies in the cache), "again" the next one, "built" what TensorRT took to build.
+    "RSS" is how far the process grew at its peak. "golden" is the largest logit error on the golden frames.
 
     \b
     Examples:

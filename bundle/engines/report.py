@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_HEAD = ("engine", "p50 ms", "p99 ms", "frames/s", "batched", "opens s", "again s", "RSS MB", "golden")
+_HEAD = ("engine", "p50 ms", "p99 ms", "frames/s", "batched", "built s", "opens s", "again s", "RSS MB", "golden")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -38,6 +38,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{latency['p99']:.2f}",
         f"{throughput['1']:.0f}",
         f"{throughput[largest]:.0f} (x{largest})",
+        "" if row["built_s"] is None else f"{row['built_s']:.0f}",
         f"{row['open_s']:.2f}",
         f"{row['reopen_s']:.2f}",
         f"{row['rss_mb']:.0f}",

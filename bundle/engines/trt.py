@@ -96,11 +96,13 @@ class TrtEngine(Engine):
         key = EngineKey(
             digest, _version(self._trt), device.name, device.compute_capability, device.driver, request.flags()
         )
-        plan = cache.load(key)
-        engine = self._runtime.deserialize_cuda_engine(plan) if plan else None
+        found = cache.load(key)
+        engine = self._runtime.deserialize_cuda_engine(found[0]) if found else None
         if engine is None:
             cache.drop(key)
-            engine = self._runtime.deserialize_cuda_engine(_build(request, key, cache))
+            found = _build(request, key, cache)
+            engine = self._runtime.deserialize_cuda_engine(found[0])
+        self.built_s = found[1] if found else None
         if engine is None:
             cache.drop(key)
             raise EngineError(f"{self.name} was built and does not load", fix="What TensorRT said stands above.")
@@ -162,7 +164,7 @@ class TrtEngine(Engine):
         self._cuda.close()
 
 
-def _build(request: BuildRequest, key: EngineKey, cache: EngineCache) -> bytes:
+def _build(request: BuildRequest, key: EngineKey, cache: EngineCache) -> tuple[bytes, float]:
     timed = BuildRequest(request.model, request.input, request.input_chw, request.precision, cache.timings(key))
     built = in_child(build_engine, timed, timeout_s=_BUILD_LIMIT_S, say=lambda words: _LOG.info("%s", words))
     engine: bytes = built["engine"]
@@ -171,7 +173,7 @@ def _build(request: BuildRequest, key: EngineKey, cache: EngineCache) -> bytes:
         cache.save_timings(key, built["timings"])
     except EngineError as exc:  # a full disk costs the next start another build, not this robot its engine
         _LOG.warning("the engine was built and will be built again at the next start: %s", exc)
-    return engine
+    return engine, float(built["seconds"])
 
 
 def _version(trt: Any) -> str:  # noqa: ANN401

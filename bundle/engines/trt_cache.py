@@ -90,14 +90,14 @@ class EngineCache:
                 fix="Engines are executable code: correct the folder's owner and mode.",
             )
 
-    def load(self, key: EngineKey) -> bytes | None:
+    def load(self, key: EngineKey) -> tuple[bytes, float] | None:
         """Find a built engine.
 
         Args:
             key: What it must have been built from.
 
         Returns:
-            The engine, or None when there is none or it is not what was written.
+            The engine and the seconds that building it took, or None when there is none or it is not what was written.
         """
         plan, record = self._files(key)
         try:
@@ -105,7 +105,9 @@ class EngineCache:
         except (OSError, ValueError):
             return None
         bound = isinstance(facts, dict) and facts.get("sha256") == hashlib.sha256(data).hexdigest()
-        return data if bound and facts.get("key") == json.loads(json.dumps(asdict(key))) else None
+        if not bound or facts.get("key") != json.loads(json.dumps(asdict(key))):
+            return None
+        return data, float(facts.get("built_in_s", 0.0))
 
     def save(self, key: EngineKey, engine: bytes, *, built_in_s: float) -> None:
         """Keep a built engine, durably; the oldest beyond six go.

@@ -27,6 +27,7 @@ _ROW = {
     "role": "cpu",
     "open_s": 0.5,
     "reopen_s": 0.1,
+    "built_s": None,
     "golden_max_abs_logit": 0.0123,
     "latency_ms": {"p50": 1.25, "p90": 1.5, "p99": 2.0, "calls": 100},
     "frames_per_s": {"1": 800.0, "4": 900.0},

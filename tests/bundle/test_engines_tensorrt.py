@@ -308,7 +308,7 @@ def test_cache_keeps_the_newest_six(tmp_path: Path) -> None:
 def test_cache_hash_belongs_to_the_engine(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     cache.save(_KEY, b"engine", built_in_s=1)
-    assert cache.load(_KEY) == b"engine"
+    assert cache.load(_KEY) == (b"engine", 1.0)
     (tmp_path / f"{_KEY.digest()}.plan").write_bytes(b"another")
     assert cache.load(_KEY) is None
 
