@@ -265,6 +265,7 @@ class Agent:
             self._step_failed(frame, failure)
         else:
             self._note(camera, camera.restart("the picture is frozen") if outcome.frozen else camera.came_back())
+            self._parts.alarms.camera_sight(camera.name, self._parts.path.blind(camera))
         self._follow(camera, frame.message.name, outcome)
 
     def _step_failed(self, frame: Frame, exc: Exception) -> None:

@@ -66,6 +66,7 @@ class Alarms:
         self._telemetry = telemetry
         self._wall_clock = wall_clock
         self._down: dict[str, str] = {}
+        self._blind: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
         self._said: dict[str, Any] | None = None
         self._heat = report.heat
@@ -117,6 +118,23 @@ class Alarms:
             _LOG.info("camera %s is back", camera)
             self.event("camera_back", "info", camera, "")
 
+    def camera_sight(self, camera: str, blind: str) -> None:
+        """Note whether a camera that gives frames sees anything on them.
+
+        Args:
+            camera: Its name.
+            blind: "dark", "bright" or "torn"; empty when it sees.
+        """
+        if blind == self._blind.get(camera, ""):
+            return
+        if not blind:
+            del self._blind[camera]
+            self.event("camera_sees", "info", camera, "")
+            return
+        if camera not in self._blind:
+            self.event("camera_blind", "error", camera, f"its pictures are {blind}")
+        self._blind[camera] = blind
+
     def report_drops(self) -> None:
         """Say what was dropped since the last call; the numbers stand in the telemetry as well."""
         now = self._report.losses()
@@ -149,6 +167,7 @@ class Alarms:
     def update_status(self) -> None:
         """Publish the status when something in it has changed."""
         reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
+        reasons += [f"camera {name}: its pictures are {blind}" for name, blind in sorted(self._blind.items())]
         if self._outbox.is_full:
             reasons.append("outbox: the disk is full")
         if self._uploader is not None and self._uploader.worker.problem is not None:

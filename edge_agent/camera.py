@@ -26,6 +26,7 @@ from bundle.errors import CameraError
 from edge_agent.backoff import Backoff
 from edge_agent.capture import CaptureOrder
 from edge_agent.config import shown_source
+from edge_agent.devices import find_device, is_local, stable_names
 from edge_agent.frames import (
     MAX_MESSAGE_BYTES,
     EndMessage,
@@ -152,6 +153,7 @@ class Camera:
             width=settings.width,
             height=settings.height,
             fps=settings.fps,
+            look_fps=settings.look_fps,
         )
         self._ring = FrameRing.create(self._order.shape)
         self._process: subprocess.Popen[bytes] | None = None
@@ -164,6 +166,10 @@ class Camera:
         self._silent_starts = 0
         self._dropped_before = 0
         self._suspect: int | None = None
+        # What is slow on purpose is not stalled.
+        between_s = max(settings.pause_s, 1.0 / settings.look_fps, 1.0 / (settings.fps or settings.look_fps))
+        self._allowed_s = settings.stall_s + between_s
+        self._names: tuple[str, ...] = ()
 
     def tick(self) -> list[Notice]:
         """Start what should run, kill what hangs. Call it often.
@@ -183,8 +189,7 @@ class Camera:
         silent_s = now_s - self.progress_s
         if not self._heard and silent_s > self._settings.open_timeout_s:
             return self._lose(f"no frame within {self._settings.open_timeout_s:g} s of its start")
-        allowed_s = self._settings.stall_s + self._settings.pause_s
-        if self._heard and self._held < self._order.slots and silent_s > allowed_s:
+        if self._heard and self._held < self._order.slots and silent_s > self._allowed_s:
             return self._lose(f"no frame for {silent_s:.1f} s")
         return []
 
@@ -206,7 +211,7 @@ class Camera:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = CaptureOrder(**{**asdict(self._order), "start": self._next_index})
+        order = replace(self._order, start=self._next_index, source=self._source_now())
         self._ring.cursor = self._next_index - 1
         path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
@@ -227,6 +232,13 @@ class Camera:
         ours.send(json.dumps(asdict(order)).encode())
         for slot in range(self._order.slots):
             ours.send(bytes([slot]))
+
+    def _source_now(self) -> int | str:
+        """Where the camera is now: a device is learnt by its stable names and found by them when its number changed."""
+        if not (self.live and is_local(self._settings.source)):
+            return self._settings.source
+        self._names = self._names or stable_names(self._settings.source)
+        return find_device(self._settings.source, self._names)
 
     def receive(self) -> Frame | list[Notice]:
         """Take the next message; call it when `connection` is readable.

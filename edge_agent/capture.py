@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
-from bundle.errors import BintallyError, CameraError, InputError
+from bundle.errors import BintallyError, CameraError, ConfigError, InputError
 from bundle.images import MAX_BYTES
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
@@ -35,13 +35,19 @@ from edge_agent.frames import (
     encode_message,
 )
 from edge_agent.gate import measure
-from edge_agent.sources import CameraSource, FolderSource, Picture, Source, Unusable, VideoSource, source_kind
+from edge_agent.live import CameraSource
+from edge_agent.snapshot import SCHEME, SnapshotSource
+from edge_agent.sources import FolderSource, Picture, Source, Unusable, VideoSource, source_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
+
+_SNAPSHOT_FPS = 1.0
+_HOPELESS = (InputError, ConfigError)
+"""What trying again cannot help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class CaptureOrder:
         width: Asked of a camera.
         height: Asked of a camera.
         fps: Asked of a camera.
+        look_fps: Pictures of a camera that are decoded in a second, at most.
         preprocessing: Of the bundle, as its manifest writes it.
     """
 
@@ -71,6 +78,7 @@ class CaptureOrder:
     width: int | None = None
     height: int | None = None
     fps: float | None = None
+    look_fps: float = 10.0
 
     @property
     def shape(self) -> RingShape:
@@ -94,10 +102,15 @@ def open_source(order: CaptureOrder) -> Source:
 
     Raises:
         InputError: There is nothing at that path.
+        ConfigError: The address is none.
     """
     kind = source_kind(order.source)
     if kind == "camera":
-        return CameraSource(order.source, size_wh=(order.width, order.height), fps=order.fps)
+        if str(order.source).startswith(SCHEME):
+            return SnapshotSource(
+                str(order.source), max_pixels=order.max_pixels, pause_s=1.0 / (order.fps or _SNAPSHOT_FPS)
+            )
+        return CameraSource(order.source, size_wh=(order.width, order.height), fps=order.fps, look_fps=order.look_fps)
     path = Path(str(order.source))
     if kind == "video":
         return VideoSource(path, repeat=order.repeat)
@@ -155,7 +168,7 @@ class Sender:
             dropped: Pictures dropped so far.
         """
         network_bgr = resize(picture.image_bgr, self._spec)
-        stats, self._before = measure(network_bgr, self._before)
+        stats, self._before = measure(network_bgr, self._before, picture.image_bgr)
         self._ring.write(slot, picture.image_bgr, network_bgr, picture.encoded)
         height, width = picture.image_bgr.shape[:2]
         self.send(
@@ -224,7 +237,7 @@ def serve(source: Source, sender: Sender, start: int) -> None:
             _serve_file(source, sender, start)
         sender.send(EndMessage())
     except BintallyError as exc:
-        sender.send(FailureMessage(str(exc), fatal=isinstance(exc, InputError)))
+        sender.send(FailureMessage(str(exc), fatal=isinstance(exc, _HOPELESS)))
 
 
 def _serve_file(source: Source, sender: Sender, start: int) -> None:
@@ -240,8 +253,10 @@ def _serve_live(source: Source, sender: Sender) -> None:
 
     def read_on() -> None:
         try:
+            size: tuple[int, ...] = ()
             for item in source.read(0, sender.mark):
                 if isinstance(item, Picture):
+                    size = _same_size(item, size)
                     newest.put(item)
             newest.fail(CameraError("the camera's stream ended", fix="It is opened again."))
         except BintallyError as exc:
@@ -252,6 +267,18 @@ def _serve_live(source: Source, sender: Sender) -> None:
         slot = sender.wait_for_slot()
         picture, dropped = newest.take()
         sender.send_picture(slot, picture, dropped)
+
+
+def _same_size(picture: Picture, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse a camera that changes the size of its pictures on the way: the bin would lie elsewhere in them."""
+    if size not in ((), picture.image_bgr.shape):
+        raise CameraError(
+            "the camera has changed the size of its pictures",
+            got=f"{picture.image_bgr.shape[1]}x{picture.image_bgr.shape[0]}",
+            expected=f"{size[1]}x{size[0]}",
+            fix="It is opened again.",
+        )
+    return picture.image_bgr.shape
 
 
 def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_source) -> None:
@@ -267,7 +294,7 @@ def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_so
     sender = Sender(pipe, FrameRing(int(ring_descriptor), order.shape), order.spec)
     try:
         serve(choose(order), sender, order.start)
-    except InputError as exc:
+    except _HOPELESS as exc:
         sender.send(FailureMessage(str(exc), fatal=True))
     threading.Event().wait()
 

@@ -21,12 +21,18 @@ BIN_ID_FIELDS = ("stem", "camera", "visit")
 
 _USERINFO = re.compile(r"(:/+).*@", re.DOTALL)
 """Up to the last @, because a password may hold one, or a slash that nobody has encoded."""
-_QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")
-"""Some cameras want user and password as parameters, under names of their own."""
+_ADDRESS = re.compile(r"\w[\w.+-]*://")
+_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
+_WHOLE_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_PAIR = re.compile(
+    r"([\w.-]*(?:user|login|pass|pwd|\bpw|-pw|token|key|secret|auth)[\w.-]*=)(?:\"[^\"]*\"|'[^']*'|[^&;,\s'\"]*)",
+    re.IGNORECASE,
+)
+"""Some recorders want the password in the path, and GStreamer in a property."""
 
 
 def shown_source(source: int | str) -> str:
-    """Write a source for people, logs and messages: without user name, password and parameters of a network camera.
+    """Write a source for people, logs and messages: without user name, password and query of a network camera.
 
     Args:
         source: As in the configuration, or a text that quotes it.
@@ -34,7 +40,13 @@ def shown_source(source: int | str) -> str:
     Returns:
         The same with `***` in the place of the secret.
     """
-    return _QUERY.sub(r"\1***", _USERINFO.sub(r"\1***@", str(source)))
+    text = str(source)
+    if ":/" not in text:
+        return text
+    is_whole = _ADDRESS.match(text) is not None
+    text = _USERINFO.sub(r"\1***@", text)
+    text = _WHOLE_QUERY.sub("?***", text) if is_whole and "!" not in text else _QUERY.sub(r"\1?***", text)
+    return _PAIR.sub(r"\1***", text)
 
 
 class _Section(BaseModel):
@@ -79,6 +91,10 @@ class GateSection(_Section):
     """Variance of the Laplacian of the green channel at the network's size."""
     frozen_s: float = Field(default=5.0, ge=0, le=3600)
     """A live camera that repeats one picture for this long is restarted; 0 switches it off."""
+    max_flat_tail: float = Field(default=0.04, gt=0, le=1)
+    """A live picture whose lower rows all repeat over more than this share of its height was cut off on its way."""
+    blind_s: float = Field(default=5.0, gt=0, le=3600)
+    """A live camera whose pictures are dark, bright or torn for this long is said to be blind."""
 
 
 class CameraSection(_Section):
@@ -86,7 +102,8 @@ class CameraSection(_Section):
 
     name: Name = "camera"
     source: int | str
-    """A folder of photos, a video file, a camera index, a device such as /dev/video0, or an address such as rtsp://host/x."""
+    """A folder of photos, a video file, a camera index, a device such as /dev/v4l/by-id/..., or an address: rtsp://host/x,
+    csi://0, gst://PIPELINE, snapshot+http://host/x.jpg."""
     bin_id: str | None = Field(default=None, min_length=1, max_length=255)
     """Template of `{stem}` (of the file), `{camera}`, `{visit}`; None is `{stem}` for folders, else `{camera}`."""
     repeat: bool = False
@@ -96,9 +113,11 @@ class CameraSection(_Section):
     width: int | None = Field(default=None, ge=16, le=16_384)
     height: int | None = Field(default=None, ge=16, le=16_384)
     fps: float | None = Field(default=None, gt=0, le=1000)
+    look_fps: float = Field(default=10.0, gt=0, le=1000)
+    """A live camera is looked at so often in a second, at most: what lies between costs no decoding."""
     max_pixels: int = Field(default=40_000_000, ge=4096, le=200_000_000)
     open_timeout_s: float = Field(default=30.0, ge=0.5, le=600)
-    stall_s: float = Field(default=10.0, ge=0.2, le=600)
+    stall_s: float = Field(default=8.0, ge=0.2, le=600)
     restart_max_s: float = Field(default=60.0, ge=0.05, le=3600)
     visit: VisitSection = VisitSection()
     gate: GateSection = GateSection()

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MAX_ORIGINAL_BYTES = 8 << 20
 """Larger photo files are uploaded as a JPEG of their pixels."""
 _MAX_BIN_ID = 255
+_LIVE_FLAGS = {"repeated", "torn"}
+"""A file may hold the same photo twice, and one that ends in a painted floor; the missing end of a file is refused."""
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class _View:
     flags: set[str] = field(default_factory=set)
     first: FrameMessage | None = None
     best: _Best | None = None
+    blind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +200,7 @@ class FramePath:
         view = self._views[camera.name]
         message, started_s = frame.message, self._clock()
         verdict, view.gate = judge(message.stats, view.settings.gate, view.gate, message.captured_mono_s)
+        view.blind = verdict.blind if camera.live else ()
         if verdict.frozen and camera.live:
             return Outcome(frozen=True)
         at_s = message.captured_mono_s if message.position_s is None else message.position_s
@@ -204,7 +208,7 @@ class FramePath:
         if not view.visit.open:
             return Outcome()
         counter = view.counter = view.counter or self._counter
-        flags = set(verdict.flags) - (set() if camera.live else {"repeated"})
+        flags = set(verdict.flags) - (set() if camera.live else _LIVE_FLAGS)
         usable = not flags or camera.kind == "folder"
         if not usable:
             self._telemetry.count("frames_rejected")
@@ -230,6 +234,14 @@ class FramePath:
                 view.visit = visit.open_now(view.visit, rule, at_s=at_s)
                 return
         view.visit = visit.begin(view.visit, rule, view.trigger, at_s=at_s, motion=message.stats.motion)
+
+    def blind(self, camera: Camera) -> str:
+        """What keeps a camera from seeing anything, empty when it sees.
+
+        Args:
+            camera: Which.
+        """
+        return ", ".join(self._views[camera.name].blind)
 
     def _keep_best(self, view: _View, camera: Camera, frame: Frame) -> None:
         """Copy the frame when it is the sharpest so far: its memory goes back to the capture process."""

@@ -39,12 +39,15 @@ class FrameStats:
         sharpness: Variance of the Laplacian.
         motion: Mean absolute grey change against the picture before, 0..255; 0 for the first.
         checksum: Of the pixels; a live camera never repeats it.
+        flat_tail: Share of the height, from below, whose rows all repeat: the sensor's noise never does that, what a
+            decoder fills in for a missing end does.
     """
 
     brightness: float
     sharpness: float
     motion: float
     checksum: int
+    flat_tail: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,8 @@ _RARE: dict[str, type[RefusedMessage | EndMessage | FailureMessage]] = {
 _RARE_NAMES = {kind: name for name, kind in _RARE.items()}
 _FRAME_MARK = b"F"
 _MAX_PROBLEM = 1000
-# slot, index, height, width, encoded_bytes, captured_s, captured_mono_s, position_s, dropped, the four stats
-_FRAME = struct.Struct("<BqIIIdddqdddI")
+# slot, index, height, width, encoded_bytes, captured_s, captured_mono_s, position_s, dropped, the five stats
+_FRAME = struct.Struct("<BqIIIdddqdddId")
 
 
 def encode_message(message: CaptureMessage) -> bytes:
@@ -142,6 +145,7 @@ def encode_message(message: CaptureMessage) -> bytes:
         stats.sharpness,
         stats.motion,
         stats.checksum,
+        stats.flat_tail,
     )
     return _FRAME_MARK + packed + message.name.encode()
 
@@ -171,7 +175,6 @@ def _frame_message(data: bytes) -> FrameMessage:
     slot, index, height, width, encoded_bytes, captured_s, mono_s, position_s, dropped, *stats = _FRAME.unpack_from(
         data, len(_FRAME_MARK)
     )
-    brightness, sharpness, motion, check = stats
     return FrameMessage(
         slot=slot,
         index=index,
@@ -183,7 +186,7 @@ def _frame_message(data: bytes) -> FrameMessage:
         captured_mono_s=mono_s,
         position_s=None if math.isnan(position_s) else position_s,
         dropped=dropped,
-        stats=FrameStats(brightness, sharpness, motion, check),
+        stats=FrameStats(*stats),
     )
 
 

@@ -1,6 +1,6 @@
-"""Where pictures come from, inside the capture process: a folder, a video file, a camera.
+"""Where pictures come from, inside the capture process: what a source is, and the files. Cameras: `live`, `snapshot`.
 
-OpenCV and the file system are touched here and nowhere else in the agent. A source yields pictures, or says of one item
+Sources touch OpenCV and the file system, nobody else in the agent does. A source yields pictures, or says of one item
 that it cannot be used; it raises InputError when it can never work, CameraError when trying again may help.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import cv2
 import numpy as np
 
-from bundle.errors import CameraError, InputError
+from bundle.errors import InputError
 from bundle.images import PHOTO_SUFFIXES, decode, read_bytes
 from edge_agent.config import shown_source
 
@@ -104,13 +104,13 @@ def source_kind(source: int | str) -> SourceKind:
     path = Path(source)
     if path.is_dir():
         return "folder"
-    if source.startswith("/dev/"):
-        return "camera"
     if path.is_file():
         return "video"
+    if source.startswith("/dev/"):
+        return "camera"
     raise InputError(
         f"source {shown_source(source)} does not exist",
-        expected="a folder of photos, a video file, a camera index or a /dev/video device",
+        expected="a folder of photos, a video file, a camera index, a device or an address",
         fix="Correct cameras.source in the configuration.",
     )
 
@@ -253,56 +253,3 @@ def check_video(file: Path) -> None:
         InputError: It gives no frame.
     """
     next(VideoSource(file).read(0, lambda _: None))
-
-
-class CameraSource:
-    """A camera or a network stream.
-
-    Args:
-        device: Index, device path or URL.
-        size_wh: Asked of the camera, which may give another.
-        fps: Asked of the camera.
-    """
-
-    live = True
-
-    def __init__(self, device: int | str, *, size_wh: tuple[int | None, int | None], fps: float | None) -> None:
-        self._device = device
-        self._wishes = {
-            cv2.CAP_PROP_FRAME_WIDTH: size_wh[0],
-            cv2.CAP_PROP_FRAME_HEIGHT: size_wh[1],
-            cv2.CAP_PROP_FPS: fps,
-        }
-
-    def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
-        """Yield frames until the camera fails; see `Source.read`."""
-        del start
-        camera = self._open()
-        try:
-            index = 0
-            while True:
-                mark(index)
-                done, image = camera.read()
-                if not done:
-                    raise CameraError(
-                        f"camera {shown_source(self._device)} gives no more frames",
-                        fix="Check its cable; it is opened again.",
-                    )
-                now = time.time(), time.monotonic()
-                yield Picture(index, f"frame-{index:06d}", np.asarray(image, dtype=np.uint8), b"", *now)
-                index += 1
-        finally:
-            camera.release()
-
-    def _open(self) -> cv2.VideoCapture:
-        camera = cv2.VideoCapture(self._device)
-        if not camera.isOpened():
-            camera.release()
-            fix = "Check that it is plugged in and that this user is in group video; `ls /dev/v4l/by-id` lists them."
-            if "://" in str(self._device):
-                fix = "Check the address, its user name and password, and the network."
-            raise CameraError(f"camera {shown_source(self._device)} cannot be opened", fix=fix)
-        for wish, value in self._wishes.items():
-            if value is not None:
-                camera.set(wish, value)
-        return camera

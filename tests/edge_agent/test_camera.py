@@ -15,6 +15,7 @@ from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
 from edge_agent.camera import Camera, Frame, Notice, is_readable
 from edge_agent.config import CameraSection
+from edge_agent.devices import stable_names
 from edge_agent.frames import FrameMessage, FrameRing, RingShape, decode_message
 from tests.edge_agent.running import write_photos
 from tests.edge_agent.test_sources import write_video
@@ -141,17 +142,35 @@ def test_camera_live_slow_reader_gets_the_newest_and_drops_are_counted(control: 
         assert camera.dropped == frames[-1].dropped
 
 
-@pytest.mark.parametrize("order", ["stall", "die", "close"])
+@pytest.mark.parametrize("order", ["stall", "die", "close", "resize"])
 def test_camera_live_lost_is_noticed_and_comes_back(control: Path, order: str) -> None:
     with camera_for(_live(control, stall_s=0.5), command=COMMAND) as camera:
         first(camera, lambda item: isinstance(item, Frame))
         control.write_text(order, encoding="utf-8")
         lost = first(camera, lambda item: isinstance(item, Notice) and item.kind == "lost")
         assert isinstance(lost, Notice)
-        assert {"stall": "no frame for", "die": "died", "close": "unplugged"}[order] in lost.problem
+        assert {"stall": "no frame for", "die": "died", "close": "unplugged", "resize": "80x60"}[order] in lost.problem
         control.write_text("2", encoding="utf-8")
         first(camera, lambda item: isinstance(item, Frame))
         assert [notice.kind for notice in camera.came_back()] == ["back"]
+
+
+def test_camera_device_is_found_again_under_another_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links = tmp_path / "by-id"
+    links.mkdir()
+    for number in (0, 2):
+        (tmp_path / f"video{number}").touch()
+    (links / "usb-a").symlink_to(tmp_path / "video0")
+    monkeypatch.setattr("edge_agent.camera.stable_names", lambda source: stable_names(source, tmp_path))
+    monkeypatch.setattr("edge_agent.camera.is_local", lambda _: True)
+    monkeypatch.setattr("edge_agent.camera.source_kind", lambda _: "camera")
+    with camera_for(CameraSection(source=str(tmp_path / "video0"))) as camera:
+        assert camera._source_now() == str(tmp_path / "video0")
+        (links / "usb-a").unlink()
+        (tmp_path / "video0").unlink()
+        assert camera._source_now() == str(links / "usb-a")
+        (links / "usb-a").symlink_to(tmp_path / "video2")
+        assert camera._source_now() == str(tmp_path / "video2")
 
 
 def test_camera_that_never_opens_is_lost_again_and_again(control: Path) -> None:

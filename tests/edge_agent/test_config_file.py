@@ -91,11 +91,22 @@ def test_load_config_same_camera_name_twice_is_refused(tmp_path: Path) -> None:
         ("rtsp://user:s3@cret@host/x", "rtsp://***@host/x"),
         ("rtsp://user:s3/cret@host/x", "rtsp://***@host/x"),
         ("http://host/x", "http://host/x"),
+        ("http://host/x.jpg?usr=a&pwd=s3 cret", "http://host/x.jpg?***"),
+        ("camera http://host/x?t=s3cret is away", "camera http://host/x?*** is away"),
+        ("rtsp://host/user=admin_password=s3cret&channel=1", "rtsp://host/user=***&channel=1"),
+        (
+            "gst://rtspsrc location=rtsp://host/x user-pw=s3cret ! appsink",
+            "gst://rtspsrc location=rtsp://host/x user-pw=*** ! appsink",
+        ),
+        (
+            "gst://rtspsrc location=rtsp://host/x?k=s3cret ! appsink",
+            "gst://rtspsrc location=rtsp://host/x?*** ! appsink",
+        ),
         ("/srv/photos@home", "/srv/photos@home"),
         (0, "0"),
     ],
 )
-def test_shown_source_hides_user_and_password_alone(source: int | str, shown: str) -> None:
+def test_shown_source_hides_secrets_alone(source: int | str, shown: str) -> None:
     assert shown_source(source) == shown
 
 

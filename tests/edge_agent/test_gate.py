@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
 from edge_agent.config import GateSection
 from edge_agent.frames import FrameStats
-from edge_agent.gate import GateState, judge, measure
+from edge_agent.gate import GateState, flat_tail, judge, measure
 
 _SHARED = Path(os.environ.get("BINTALLY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 _ORIGINALS = _SHARED / "abid" / "originals"
@@ -37,6 +38,31 @@ def test_judge_each_limit_flags_what_lies_beyond(
     stats = FrameStats(brightness=brightness, sharpness=sharpness, motion=0, checksum=2)
     verdict, _ = judge(stats, GateSection(), GateState(), 0.0)
     assert verdict.flags == expected
+
+
+def test_judge_blind_camera_is_said_after_its_time_and_forgotten_at_once() -> None:
+    black, limits, state, seen = replace(_GOOD, brightness=2.0), GateSection(blind_s=5), GateState(), []
+    for now_s, stats in ((0.0, _GOOD), (1.0, black), (4.9, black), (5.0, black), (5.1, _GOOD)):
+        verdict, state = judge(stats, limits, state, now_s)
+        seen.append(verdict.blind)
+    assert seen == [(), (), (), ("dark",), ()]
+
+
+def test_judge_motion_blur_is_no_blindness() -> None:
+    limits, state = GateSection(blind_s=1), GateState()
+    for number in range(10):
+        verdict, state = judge(replace(_GOOD, sharpness=0.0, checksum=number), limits, state, float(number))
+    assert (verdict.flags, verdict.blind) == (("blurred",), ())
+
+
+def test_flat_tail_is_the_share_that_a_decoder_made_up() -> None:
+    noise = np.random.default_rng(0).integers(100, 110, (200, 64, 3), dtype=np.uint8)
+    cut = noise.copy()
+    cut[150:] = 128
+    assert flat_tail(noise) == 0
+    assert flat_tail(cut) == pytest.approx(0.25, abs=0.01)
+    verdict, _ = judge(measure(cut, None, cut)[0], GateSection(), GateState(), 0.0)
+    assert "torn" in verdict.flags
 
 
 def test_judge_repeated_picture_is_frozen_only_after_its_time() -> None:
@@ -79,7 +105,8 @@ def test_judge_default_limits_pass_every_real_bin_photo() -> None:
     names = sorted(_ORIGINALS.iterdir())
     state, flagged = GateState(), []
     for number, file in enumerate(names):
-        stats, _ = measure(resize(read(file), _SPEC), None)
+        photo = read(file)
+        stats, _ = measure(resize(photo, _SPEC), None, photo)
         verdict, state = judge(stats, GateSection(), state, float(number))
         if verdict.flags:
             flagged.append((file.name, verdict.flags))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import cv2
 import pytest
 
-from bundle.errors import CameraError, InputError
+from bundle.errors import InputError
 from bundle.images import encode_jpeg
 from edge_agent.sources import (
-    CameraSource,
     FolderSource,
     Picture,
     Unusable,
@@ -21,7 +20,6 @@ from edge_agent.sources import (
     source_kind,
 )
 from tests.edge_agent.running import write_photos
-from tests.simulators.broker import free_port
 from tests.simulators.bundle_factory import grey
 
 if TYPE_CHECKING:
@@ -159,17 +157,3 @@ def test_check_video_that_cannot_be_played_is_an_input_error(tmp_path: Path, nam
     with pytest.raises(InputError, match="no readable frame"):
         check_video(tmp_path / name)
     check_video(write_video(tmp_path / "good.avi", 2))
-
-
-def test_camera_source_address_error_hides_the_password_and_gives_no_advice_about_devices() -> None:
-    camera = CameraSource(f"rtsp://user:s3cret@127.0.0.1:{free_port()}/x", size_wh=(None, None), fps=None)
-    with pytest.raises(CameraError, match=r"rtsp://\*\*\*@127\.0\.0\.1.*Check the address") as caught:
-        next(iter(camera.read(0, _mark)))
-    assert "s3cret" not in str(caught.value)
-    assert "/dev/v4l" not in str(caught.value)
-
-
-def test_camera_source_that_is_not_there_is_a_camera_error() -> None:
-    camera = CameraSource("/dev/video-that-is-not-there", size_wh=(None, None), fps=None)
-    with pytest.raises(CameraError, match="group video"):
-        next(iter(camera.read(0, _mark)))

@@ -2,7 +2,8 @@
 
 The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
 number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
-repeats one picture; "black" sends black ones; "close" fails like an unplugged camera.
+repeats the last picture; "black" sends black ones; "torn" sends pictures whose lower half is missing; "resize" sends
+larger ones; "close" fails like an unplugged camera.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class SimulatedCamera:
     def __init__(self, control: Path) -> None:
         self._control = control
         self._noise = np.random.default_rng(0)
+        self._last = self._with_noise(_grey(1))
 
     def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
         """Yield pictures for ever."""
@@ -59,9 +61,15 @@ class SimulatedCamera:
             raise CameraError("the simulated camera is unplugged")
         if order == "black":
             return self._with_noise(np.zeros((48, 64, 3), np.uint8))
-        if order == "freeze":
-            return _grey(1)
-        return self._with_noise(_grey(float(order)))
+        if order == "resize":
+            return self._with_noise(np.full((60, 80, 3), 80, np.uint8))
+        if order == "torn":
+            image = self._with_noise(_grey(1))
+            image[24:] = 128
+            return image
+        if order != "freeze":
+            self._last = self._with_noise(_grey(float(order)))
+        return self._last
 
     def _with_noise(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         noise = self._noise.integers(-3, 4, image.shape)

@@ -1,0 +1,136 @@
+"""A camera that fails in every way it can, before the real agent and a real broker: noticed, survived, nothing counted.
+
+The soak runs with the default settings and prints what it measured:
+`pytest tests/edge_agent/test_camera_faults.py -m soak -s`
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_agent.assemble import assemble
+from tests.edge_agent.running import config_text, load_text
+from tests.edge_agent.waiting import wait_until
+from tests.simulators.broker import MOSQUITTO, Mosquitto, Subscriber
+from tests.simulators.camera import COMMAND, source_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
+
+_FAULTS = ("close", "die", "stall", "freeze", "black", "torn", "resize")
+_BLINDING = ("black", "torn")
+_QUICK = """stall_s = 0.5
+open_timeout_s = 5.0
+[cameras.gate]
+frozen_s = 0.5
+blind_s = 0.5
+[cameras.visit]
+interval_s = 0.05
+frames = 2
+"""
+_DEFAULTS = """[cameras.visit]
+interval_s = 0.5
+"""
+_UNDER_WAY_S = 0.1
+"""A frame that was taken before the fault may be counted after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What one fault led to.
+
+    Attributes:
+        order: Given to the simulated camera.
+        detected_s: Until the event reached a subscriber.
+        recovered_s: From the cure to a right count at a subscriber.
+        false_counts: Counts of frames taken while the fault lasted.
+    """
+
+    order: str
+    detected_s: float
+    recovered_s: float
+    false_counts: int
+
+
+class _Bench:
+    """The agent's subscriber and the camera's control file."""
+
+    def __init__(self, subscriber: Subscriber, control: Path) -> None:
+        self._subscriber = subscriber
+        self._control = control
+
+    def _events(self, name: str) -> int:
+        return sum(json.loads(message.payload)["event"] == name for message in self._subscriber.of("/event"))
+
+    def counts_between(self, begin_s: float, end_s: float, label: str | None = None) -> int:
+        found = 0
+        for message in self._subscriber.of("/count"):
+            fields = json.loads(message.payload)
+            taken_s = datetime.fromisoformat(fields["captured_at"].replace("Z", "+00:00")).timestamp()
+            found += begin_s <= taken_s < end_s and label in (None, fields["label"])
+        return found
+
+    def show(self, order: str) -> float:
+        self._control.write_text(order, encoding="utf-8")
+        return time.time()
+
+    def suffer(self, order: str) -> Fault:
+        """Let the camera fail, wait until it is said, cure it, wait for a right count."""
+        bad, good = ("camera_blind", "camera_sees") if order in _BLINDING else ("camera_lost", "camera_back")
+        before, healed = self._events(bad), self._events(good)
+        began_s, clock_s = self.show(order), time.monotonic()
+        wait_until(lambda: self._events(bad) > before, what=f"{bad} after {order}")
+        detected_s = time.monotonic() - clock_s
+        cured_s, clock_s = self.show("2"), time.monotonic()
+        wait_until(lambda: self._events(good) > healed, what=f"{good} after {order}", timeout_s=90)
+        wait_until(lambda: self.counts_between(cured_s, time.time(), "2"), what=f"a count after {order}")
+        return Fault(
+            order,
+            round(detected_s, 2),
+            round(time.monotonic() - clock_s, 2),
+            self.counts_between(began_s + _UNDER_WAY_S, cured_s),
+        )
+
+
+def _suffer_all(folder: Path, bundle: Path, camera: str) -> tuple[list[Fault], list[str]]:
+    control = folder / "control"
+    control.write_text("2", encoding="utf-8")
+    with Mosquitto(folder) as broker, Subscriber(broker.port) as subscriber:
+        text = config_text(
+            bundle=bundle, source=source_for(control), state=folder / "state", port=broker.port, camera=camera
+        )
+        agent = assemble(load_text(folder, text), capture_command=COMMAND)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        try:
+            wait_until(lambda: subscriber.of("/count"), what="the first count")
+            faults = [_Bench(subscriber, control).suffer(order) for order in _FAULTS]
+        finally:
+            agent.request_stop()
+            thread.join(60)
+        return faults, [json.loads(message.payload)["label"] for message in subscriber.of("/count")]
+
+
+@pytest.mark.slow
+def test_camera_faults_are_noticed_survived_and_not_counted(tmp_path: Path, tiny_bundle: Path) -> None:
+    faults, labels = _suffer_all(tmp_path, tiny_bundle, _QUICK)
+    assert {fault.order: fault.false_counts for fault in faults} == dict.fromkeys(_FAULTS, 0)
+    assert set(labels) == {"2"}
+
+
+@pytest.mark.soak
+def test_camera_faults_with_default_settings_are_noticed_within_ten_seconds(tmp_path: Path, tiny_bundle: Path) -> None:
+    faults, labels = _suffer_all(tmp_path, tiny_bundle, _DEFAULTS)
+    for fault in faults:
+        print(json.dumps(asdict(fault)))  # noqa: T201 - the figures are what it is for
+    assert all(fault.detected_s <= 10 and fault.false_counts == 0 for fault in faults)
+    assert set(labels) == {"2"}
