@@ -10,6 +10,7 @@ import http.client
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -40,8 +41,39 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
         """Refuse what leads to another host or port, or from HTTPS to HTTP."""
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+            fp.close()
             raise urllib.error.URLError(f"it sends us to another host, {after.hostname}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _closing(first: IO[bytes], try_again: Callable[[], object]) -> object:
+    """Asked for a password, urllib tries again and leaves the first answer open: close it, unless it is the last."""
+    with ExitStack() as undo:
+        undo.callback(first.close)
+        answer = try_again()
+        if answer is None:
+            undo.pop_all()
+        return answer
+
+
+class _Basic(urllib.request.HTTPBasicAuthHandler):
+    """Sends the password as it is."""
+
+    def http_error_401(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> object:
+        """Answer with the password; None where there is none, or it was wrong."""
+        return _closing(fp, lambda: super(_Basic, self).http_error_401(req, fp, code, msg, headers))
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    """Sends a digest of the password."""
+
+    def http_error_401(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> object:
+        """Answer with a digest; None where there is no password, or it was wrong."""
+        return _closing(fp, lambda: super(_Digest, self).http_error_401(req, fp, code, msg, headers))
 
 
 class SnapshotSource:
@@ -129,8 +161,8 @@ def _opener(url: str, user: str, password: str) -> urllib.request.OpenerDirector
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _SameHost(),
-        urllib.request.HTTPBasicAuthHandler(passwords),
-        urllib.request.HTTPDigestAuthHandler(passwords),
+        _Basic(passwords),
+        _Digest(passwords),
     ):
         opener.add_handler(handler)
     return opener
