@@ -9,7 +9,7 @@ DEMO := .venv/demo
 FULL := .venv/full
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test check soak lock clean
+.PHONY: demo test check presets soak lock clean
 
 demo: $(DEMO)/.ready
 	@$(DEMO)/bin/bintally demo $(ARGS)
@@ -22,6 +22,10 @@ check: $(FULL)/.ready
 	$(FULL)/bin/ruff check .
 	$(FULL)/bin/mypy .
 	$(FULL)/bin/lint-imports
+
+# Every preset end to end on DATA, one shortened epoch each: make presets DATA=data/bins [ARGS="--weights none"]
+presets: $(FULL)/.ready
+	$(FULL)/bin/python benchmarks/presets.py $(DATA) --out runs/presets --epochs 1 $(ARGS)
 
 soak: $(FULL)/.ready
 	$(FULL)/bin/python -m pytest -m soak $(ARGS)

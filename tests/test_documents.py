@@ -22,6 +22,8 @@ _DOCUMENTS = (
     "docs/datasets.md",
     "docs/mqtt.md",
     "docs/engines.md",
+    "docs/presets.md",
+    "docs/training.md",
     "docs/serve.md",
 )
 _COMMAND = re.compile(r"^(?: {4}|\$ )(bintally [a-z][^\n#|]*)", re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from train.config import TrainConfig
+    from train.place import Place
 
 _FOLDER = click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
@@ -46,6 +48,20 @@ _STOPPED_EXIT_CODE = 75
 @click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Threads that prepare photos.")
 @click.option("--checkpoint-s", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds.")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint; starts where there is none.")
+@click.option(
+    "--mirror", metavar="s3://BUCKET/PREFIX", help="Copy each checkpoint there; a fresh machine resumes from it."
+)
+@click.option("--teacher", "teachers", type=_FOLDER, multiple=True, metavar="RUN", help="Learn from finished runs too.")
+@click.option("--shards", type=_FOLDER, help="Read photos from `bintally data shards` instead of their own files.")
+@click.option(
+    "--memory-gb", type=click.FloatRange(0), default=4.0, show_default=True, help="Photos beyond stay on disk."
+)
+@click.option(
+    "--track", multiple=True, type=click.Choice(["tensorboard", "mlflow"]), help="Show the run there as well."
+)
+@click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
+@click.option("--deterministic", is_flag=True, help="Refuse operations whose last bits depend on timing (GPU).")
+@click.option("--find-lr", is_flag=True, help="Train nothing: try rates from tiny to huge, and suggest one.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is in the run folder.")
 @_JSON
 def train(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # noqa: ANN401 - click's own values
@@ -58,32 +74,64 @@ def train(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # 
     \b
     Examples:
       bintally train data/bins --out runs/first --weights hub --counts 0-6+
+      bintally train data/bins --out runs/rates --weights hub --find-lr
+      bintally train data/bins --out runs/k0 --weights hub --fold 0
+      bintally train data/bins --out runs/small --teacher runs/k0 --teacher runs/k1 --set distill.weight=0.7
+      torchrun --nproc-per-node 4 -m bintally train data/bins --out runs/wide --mirror s3://models/wide --resume
       bintally train data/abid --out runs/abid --counts 1-5 --supervise 0-10+ \\
           --weights mobilenet_v2.pth --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --stages 160x8,224x8
       bintally train data/bins --out runs/first --resume
     """
     from train.cli_evaluate import print_figures
-    from train.job import Place
     from train.job import train as run_training
     from train.loop import StopRequestedError
     from train.progress import RichProgress
     from train.stop import StopOnSignal
 
     config = _resolve(dataset, flags)
-    weights = flags["weights"]
-    place = Place(
-        dataset=dataset,
-        out=out,
-        weights=Path(weights) if weights not in (None, "none", "hub") else None,
-        **{name: flags[name] for name in ("device", "threads", "workers", "checkpoint_s", "resume", "overwrite")},
-    )
+    place = _place(dataset, out, flags)
+    if flags["find_lr"]:
+        _find_lr(config, place, as_json=as_json)
+        return
     try:
         with StopOnSignal() as stop, RichProgress() as progress:
             figures = run_training(config, place, progress=progress, stop=stop)
     except StopRequestedError:
         click.echo(f"bintally: stopped; the checkpoint is in {out}. Go on with --resume.", err=True)
         sys.exit(_STOPPED_EXIT_CODE)
-    print_figures(figures, as_json=as_json)
+    if int(os.environ.get("RANK", "0")) == 0:  # under torchrun, the first process reports
+        print_figures(figures, as_json=as_json)
+
+
+def _place(dataset: Path, out: Path, flags: dict[str, Any]) -> Place:
+    from train.place import Place
+
+    weights = flags["weights"]
+    plain = (
+        *("device", "threads", "workers", "checkpoint_s", "resume", "overwrite", "mirror", "teachers", "shards"),
+        *("track", "compiled", "deterministic"),
+    )
+    return Place(
+        dataset=dataset,
+        out=out,
+        weights=Path(weights) if weights not in (None, "none", "hub") else None,
+        memory_bytes=int(flags["memory_gb"] * (1 << 30)),
+        **{name: flags[name] for name in plain},
+    )
+
+
+def _find_lr(config: TrainConfig, place: Place, *, as_json: bool) -> None:
+    from train.find_lr import find_lr
+    from train.progress import RichProgress
+
+    with RichProgress() as progress:
+        found = find_lr(config, place, progress=progress)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"suggested rate   {found['suggested']:.2g}   (--lr)")
+    click.echo(f"loss falls from  {found['falls_from']:.2g}, rises from {found['rises_from']:.2g}")
+    click.echo(f"picture          {found['picture']}")
 
 
 def _resolve(dataset: Path, flags: dict[str, Any]) -> TrainConfig:

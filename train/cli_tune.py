@@ -50,8 +50,8 @@ def tune(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # n
           --search optimizer.lr=1e-5..1e-1:log --search "batch_size={32,64,128,256}" --search epochs=10..20 \\
           --search "model.name={resnet18,mobilenet_v2}" --search optimizer.momentum=0.8..0.99
     """
-    from train.job import Place
     from train.loop import StopRequestedError
+    from train.place import Place
     from train.progress import RichProgress
     from train.search import parse_space
     from train.stop import StopOnSignal

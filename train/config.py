@@ -16,7 +16,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from bundle.errors import ConfigError
 from bundle.manifest import CountClasses, class_value
-from train.sections import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, Stage, Strict
+from train.sections import (
+    AugmentConfig,
+    DistillConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PairsConfig,
+    Stage,
+    Strict,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,7 +54,10 @@ class TrainConfig(Strict):
         stages: Input sizes over the epochs; empty trains at `model.size` throughout.
         ema: Decay of the averaged weights that are judged and exported; 0 takes the raw ones.
         select: Which epoch's weights are the result.
-        precision: "fp32", or autocast to "bf16".
+        patience: Epochs without a better RMSE of the posterior mean after which the run ends; 0 never ends early.
+        stop_on_rules: End the run when a rule of `train.rules` says "stop".
+        precision: "fp32", or autocast to "bf16", or to "fp16" with a scaled loss.
+        shards_sha256: Hash of the shards' index when photos come from shards; filled in when the run starts.
         seed: Of initial weights, order and augmentation.
     """
 
@@ -60,11 +72,16 @@ class TrainConfig(Strict):
     stages: tuple[Stage, ...] = ()
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
     select: Literal["last", "best"] = "last"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    patience: Annotated[int, Field(ge=0, le=10_000)] = 0
+    stop_on_rules: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    shards_sha256: str | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
+    pairs: PairsConfig = PairsConfig()
+    distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")

@@ -11,7 +11,9 @@ import torch
 from bundle.counter import posterior_from_logits
 from train import metrics
 from train.batches import plain_batches
+from train.heads import head_outputs
 from train.loss import count_loss
+from train.ranks import Ranks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,14 +29,14 @@ _PROBE_PHOTOS = 256
 
 
 def predict(
-    model: nn.Module, photos: PhotoSet, *, batch_size: int = JUDGE_BATCH, mirrored: bool = False
+    model: nn.Module, photos: PhotoSet, *, ranks: Ranks | None = None, mirrored: bool = False
 ) -> NDArray[np.float32]:
     """Logits of every photo, without augmentation.
 
     Args:
         model: The network; put into eval mode.
         photos: What to look at.
-        batch_size: Photos per forward pass.
+        ranks: Which of several processes this is; each takes its part, and all get every answer.
         mirrored: Look at each photo's mirror image too and give the mean; takes twice as long.
 
     Returns:
@@ -53,11 +55,17 @@ def predict(
             found = (found + model(inputs.flip(-1))) / 2
         return np.asarray(found.float().cpu().numpy())
 
+    ranks = ranks or Ranks()
+    rows = ranks.rows(len(photos), JUDGE_BATCH)
     with torch.inference_mode():
-        return np.concatenate([logits(batch) for batch in plain_batches(photos, batch_size)])
+        found = [logits(batch) for batch in plain_batches(photos, rows, JUDGE_BATCH)]
+    mine = np.concatenate(found) if found else np.empty((0, head_outputs(model)), np.float32)
+    return ranks.gather(rows, mine, len(photos))
 
 
-def judge_epoch(learner: Learner, photos: PhotoSet, probe: PhotoSet, config: TrainConfig) -> dict[str, Any]:
+def judge_epoch(
+    learner: Learner, photos: PhotoSet, probe: PhotoSet, config: TrainConfig, ranks: Ranks
+) -> dict[str, Any]:
     """Judge the averaged weights, remember the best, and move the position to the next epoch.
 
     Args:
@@ -65,6 +73,7 @@ def judge_epoch(learner: Learner, photos: PhotoSet, probe: PhotoSet, config: Tra
         photos: To judge with.
         probe: Training photos, judged as they are.
         config: The run's configuration.
+        ranks: Which of several processes this is.
 
     Returns:
         The epoch's record.
@@ -73,7 +82,7 @@ def judge_epoch(learner: Learner, photos: PhotoSet, probe: PhotoSet, config: Tra
         InputError: A photo cannot be read.
     """
     here = learner.position
-    judged, loss = _judge(learner, photos, config)
+    judged, loss = _judge(learner, photos, config, ranks)
     record: dict[str, Any] = {
         "kind": "epoch",
         "epoch": here.epoch,
@@ -81,19 +90,20 @@ def judge_epoch(learner: Learner, photos: PhotoSet, probe: PhotoSet, config: Tra
         "train_loss": here.loss_sum / max(1, here.batch),
         "loss": loss,
         # Training photos as they are: the loss while training is inflated by augmentation and dropout.
-        "probe_loss": _judge(learner, probe, config)[1] if len(probe) else None,
+        "probe_loss": _judge(learner, probe, config, ranks)[1] if len(probe) else None,
         **metrics.brief(judged),
     }
-    if config.select == "best" and record["rmse_posterior_mean"] < here.best:
+    if record["rmse_posterior_mean"] < here.best:
         here.best, here.best_epoch = record["rmse_posterior_mean"], here.epoch
-        learner.best = {name: value.clone() for name, value in learner.average.module.state_dict().items()}
+        if config.select == "best":
+            learner.best = {name: value.clone() for name, value in learner.average.module.state_dict().items()}
     here.epoch, here.batch, here.loss_sum = here.epoch + 1, 0, 0.0
     return record
 
 
-def _judge(learner: Learner, photos: PhotoSet, config: TrainConfig) -> tuple[metrics.Judged, float]:
+def _judge(learner: Learner, photos: PhotoSet, config: TrainConfig, ranks: Ranks) -> tuple[metrics.Judged, float]:
     """What the averaged weights say on the count classes, and the loss of it."""
-    logits = predict(learner.average.module, photos)[:, config.readout]
+    logits = predict(learner.average.module, photos, ranks=ranks)[:, config.readout]
     classes = photos.targets - config.readout.start
     judged = metrics.judge(classes, posterior_from_logits(logits, 1.0), config.counts)
     losses = count_loss(torch.from_numpy(logits), torch.from_numpy(classes), config.loss)

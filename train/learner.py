@@ -29,9 +29,10 @@ class Position:
         batch: Batches of the current epoch that were learned from.
         step: Updates done.
         loss_sum: Sum of the batches' losses in the current epoch.
-        best: Best figure so far, lower is better.
+        best: Best RMSE of the posterior mean so far.
         best_epoch: Where it was.
         stream_bytes: Size of metrics.jsonl.
+        stopped: Whether the run ended before its last epoch, because nothing got better or a rule said so.
     """
 
     epoch: int = 0
@@ -41,6 +42,7 @@ class Position:
     best: float = math.inf
     best_epoch: int = -1
     stream_bytes: int = 0
+    stopped: bool = False
 
     def as_dict(self) -> dict[str, float]:
         """The position as plain numbers for a checkpoint.
@@ -59,6 +61,7 @@ class Learner:
         model: Raw weights.
         average: Their moving average; judged and exported.
         optimizer: The update rule and its moments.
+        scaler: Scales the loss in fp16; does nothing otherwise.
         position: Where the run stands.
         best: Averaged weights of the best epoch, when the best is asked for.
     """
@@ -66,6 +69,7 @@ class Learner:
     model: nn.Module
     average: AveragedModel
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] | None = None
 
@@ -79,6 +83,7 @@ class Learner:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "position": self.position.as_dict(),
             "best": self.best,
         }
@@ -92,6 +97,8 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         self.best = state["best"]
 
@@ -111,7 +118,8 @@ def build_learner(model: nn.Module, config: TrainConfig, device: str, *, channel
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device).to(memory_format=layout)
     average = AveragedModel(model, multi_avg_fn=_averaging(config.ema), use_buffers=True)
-    return Learner(model, average, build_optimizer(model, config.optimizer))
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
+    return Learner(model, average, build_optimizer(model, config.optimizer), scaler)
 
 
 def _averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

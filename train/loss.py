@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from train.sections import LossConfig
@@ -104,6 +106,23 @@ def multilabel_neighbours(logits: Tensor, targets: Tensor, _sigma: float = 0.0) 
     distance = torch.arange(logits.shape[1], device=targets.device) - targets[:, None]
     wanted = (distance.abs() <= 1).to(logits.dtype)
     return functional.multilabel_soft_margin_loss(logits, wanted, reduction="none")
+
+
+def pair_loss(logits: Tensor, targets: Tensor, groups: NDArray[np.int64]) -> Tensor:
+    """How far the difference between neighbouring photos of one group is from the true one.
+
+    Args:
+        logits: float32 (N, K).
+        targets: int64 (N,).
+        groups: int64 (N,), group numbers; photos of one group stand side by side.
+
+    Returns:
+        float32, sum over the pairs of the Huber error of (difference of posterior means - difference of classes).
+    """
+    first = torch.from_numpy(np.flatnonzero((groups[1:] == groups[:-1]) & (groups[1:] >= 0))).to(logits.device)
+    mean = torch.softmax(logits, dim=1) @ torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
+    said, true = mean[first + 1] - mean[first], (targets[first + 1] - targets[first]).to(logits.dtype)
+    return functional.smooth_l1_loss(said, true, reduction="sum")
 
 
 _TERMS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

@@ -8,10 +8,18 @@ trained at 33 photos per second with that and at 72 without.
 from __future__ import annotations
 
 import ctypes
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bundle.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _MAX_INT = (1 << 31) - 1
 _TOP_PAD_BYTES = 64 << 20
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def keep_freed_memory() -> bool:
@@ -28,3 +36,28 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _MAX_INT), (_M_TOP_PAD, _TOP_PAD_BYTES))
     return all(mallopt(key, value) == 1 for key, value in settings)
+
+
+@contextmanager
+def memory_error(asked: str) -> Iterator[None]:
+    """Turn memory that ran out, the machine's or a GPU's, into one message.
+
+    Args:
+        asked: What took the memory, in words.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InputError: Memory ran out; the checkpoint before it is intact.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if isinstance(exc, RuntimeError) and not any(sign in str(exc) for sign in _OUT_OF_MEMORY):
+            raise
+        raise InputError(
+            "there is not enough memory",
+            got=f"{asked}; {str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}",
+            fix="Lower batch_size and raise accumulate as much, or lower model.size. The last checkpoint is intact.",
+        ) from exc

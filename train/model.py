@@ -18,6 +18,7 @@ from torch import nn
 
 from bundle.errors import ConfigError, InputError
 from bundle.manifest import Preprocessing
+from train.heads import head_name, head_outputs, replace_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from bundle.manifest import CountClasses, Triple
     from train.sections import ModelConfig
 
-_IMAGENET_CLASSES = 1000
 _IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -63,9 +63,9 @@ def build_model(config: ModelConfig, classes: CountClasses, *, weights: Path | N
     elif config.weights == "file":
         if weights is None:
             raise ConfigError("no weights file is given", expected="--weights FILE")
-        _load_file(model, read_weights(weights), classes, source=str(weights))
-    if _outputs(model.get_submodule(head_name(model))) != len(classes):
-        _replace_head(model, len(classes))
+        _load_file(model, read_weights(weights), config, classes, source=str(weights))
+    if head_outputs(model) != len(classes):
+        replace_head(model, len(classes), corn=config.head == "corn")
     if config.frozen:
         head = head_name(model)
         for name, parameter in model.named_parameters():
@@ -91,45 +91,6 @@ def preprocessing_of(config: ModelConfig) -> Preprocessing:
         mean = mean or own_mean or _IMAGENET_MEAN
         std = std or own_std or _IMAGENET_STD
     return Preprocessing(size_wh=(config.size, config.size), resize=config.resize, mean=mean, std=std)
-
-
-def head_name(model: nn.Module) -> str:
-    """Find the layer that produces the classes: the last linear layer, or SqueezeNet's last convolution.
-
-    Args:
-        model: A torchvision classifier.
-
-    Returns:
-        Dotted name within the module.
-
-    Raises:
-        ConfigError: There is no such layer.
-    """
-    found = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
-    found = found or [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)]
-    if not found:
-        raise ConfigError(f"{type(model).__name__} has no layer that could be a head")
-    return str(found[-1])
-
-
-def narrow_head(model: nn.Module, readout: slice) -> nn.Module:
-    """Keep only some of the head's classes, in place: the softmax over the rest is the posterior given those classes.
-
-    Args:
-        model: A network whose head learned more classes than its counter answers with.
-        readout: Contiguous class indices to keep.
-
-    Returns:
-        The same module.
-    """
-    name = head_name(model)
-    old = model.get_submodule(name)
-    new = _resized_head(old, len(range(*readout.indices(_outputs(old)))))
-    with torch.no_grad():
-        for key, parameter in new.named_parameters():
-            parameter.copy_(old.get_parameter(key)[readout])
-    _put(model, name, new.to(next(old.parameters()).device))
-    return model
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -224,40 +185,19 @@ def _load_strictly(model: nn.Module, state: dict[str, torch.Tensor], *, source: 
     model.load_state_dict(state, strict=False)
 
 
-def _load_file(model: nn.Module, state: dict[str, torch.Tensor], classes: CountClasses, *, source: str) -> None:
+def _load_file(
+    model: nn.Module, state: dict[str, torch.Tensor], config: ModelConfig, classes: CountClasses, *, source: str
+) -> None:
     """Load a backbone with its 1000 classes, or an earlier run's counter with the same number of count classes."""
-    head = state.get(f"{head_name(model)}.weight")
+    name = head_name(model)
+    corn = f"{name}.tasks.weight" in state
+    head = state.get(f"{name}.tasks.weight" if corn else f"{name}.weight")
     if head is not None and head.shape[0] == len(classes):
-        _replace_head(model, len(classes))
+        if corn != (config.head == "corn"):
+            raise InputError(f"{source} has another kind of head", expected=f"model.head = {config.head}")
+        replace_head(model, len(classes), corn=corn)
     _load_strictly(model, state, source=source)
 
 
 def _shape(tensor: torch.Tensor | None) -> str:
     return "nothing" if tensor is None else "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _replace_head(model: nn.Module, classes: int) -> None:
-    name = head_name(model)
-    head = model.get_submodule(name)
-    if _outputs(head) != _IMAGENET_CLASSES:
-        raise ConfigError(
-            f"{type(model).__name__}.{name} is not its head", got=_outputs(head), expected=_IMAGENET_CLASSES
-        )
-    _put(model, name, _resized_head(head, classes))
-
-
-def _outputs(head: nn.Module) -> int:
-    return head.out_channels if isinstance(head, nn.Conv2d) else int(head.get_parameter("weight").shape[0])
-
-
-def _resized_head(head: nn.Module, classes: int) -> nn.Module:
-    if isinstance(head, nn.Linear):
-        return nn.Linear(head.in_features, classes, bias=head.bias is not None)
-    if isinstance(head, nn.Conv2d):
-        return nn.Conv2d(head.in_channels, classes, kernel_size=1, bias=head.bias is not None)
-    raise ConfigError(f"{type(head).__name__} cannot be a head")
-
-
-def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, layer)

@@ -63,23 +63,40 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then a cosine down to `floor`, or no change.
+    """The rate of a step: a pure function, so a resumed run needs no scheduler.
 
     Args:
         step: From 0.
         total: Steps of the whole run.
-        config: Highest rate, warm-up and floor.
+        config: Highest rate, schedule, warm-up and floor.
 
     Returns:
         The rate of that step.
     """
     warmup = round(total * config.warmup)
+    if config.schedule == "onecycle":
+        return config.lr * _one_cycle(step, total, config.warmup)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    progress = (step - warmup) / max(1, total - warmup)
-    return config.lr * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if config.schedule == "restarts":
+        progress = progress * config.cycles % 1.0
+    return config.lr * _cosine(1.0, config.floor, progress)
+
+
+def _one_cycle(step: int, total: int, share: float) -> float:
+    """Smith's one cycle as torch's OneCycleLR draws it by default; `share` of it climbs."""
+    first, last = 1 / 25, 1 / 25 / 1e4
+    peak = share * total - 1
+    if step <= peak:
+        return _cosine(first, 1.0, step / peak)
+    return _cosine(1.0, last, min(1.0, (step - peak) / max(1, total - 1 - peak)))
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

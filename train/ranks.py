@@ -1,8 +1,9 @@
 # ruff: noqa: TID253 - this file owns torch.distributed
-"""Several processes that judge one set of photos: whole batches are dealt out, none is padded, none is seen twice.
+"""Several processes that work on one set of photos: none is padded, none is seen twice.
 
-`torchrun` tells each process its rank through the environment; without it there is one rank and nothing is set up. A
-batch is the same photos whatever the number of ranks, so every answer is the same to the last bit.
+`torchrun` tells each process its rank through the environment; without it there is one rank and nothing is set up. When
+photos are judged, whole batches are dealt out: a batch is the same photos whatever the number of ranks, so every
+answer is the same to the last bit. When photos are learned, every batch is shared out, and gradients are summed.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
 from bundle.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,12 @@ class Ranks:
     Attributes:
         rank: From 0.
         world: Processes in all.
+        local: Rank within this machine, which is the number of its GPU.
     """
 
     rank: int = 0
     world: int = 1
+    local: int = 0
 
     @property
     def first(self) -> bool:
@@ -74,6 +79,49 @@ class Ranks:
             joined[its_rows] = its_values
         return joined
 
+    def sum_in_place(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, in one exchange.
+
+        Args:
+            tensors: Of one type on one device, the same shapes on every rank.
+        """
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        at = 0
+        for tensor in tensors:
+            tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
+            at += tensor.numel()
+
+    def share(self, value: Any) -> Any:  # noqa: ANN401 - whatever the first rank has
+        """Give every rank what the first one has.
+
+        Args:
+            value: On the first rank, what to give; tensors on the CPU. Elsewhere not looked at.
+
+        Returns:
+            The first rank's value.
+        """
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]
+
+    def any(self, *, here: bool) -> bool:
+        """Say whether something is so on any rank.
+
+        Args:
+            here: Whether it is on this one.
+
+        Returns:
+            The same on every rank.
+        """
+        count = torch.tensor([float(here)])
+        self.sum_in_place([count])
+        return bool(count[0] > 0)
+
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
@@ -90,7 +138,8 @@ def joined_ranks() -> Iterator[Ranks]:
         yield Ranks()
         return
     try:
-        dist.init_process_group("gloo")
+        # Answers and wishes travel over gloo, gradients on a GPU over nccl.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as exc:
         raise ConfigError(
             "cannot join the other processes",
@@ -98,6 +147,6 @@ def joined_ranks() -> Iterator[Ranks]:
             fix="Start with `torchrun --nproc-per-node N`, or unset WORLD_SIZE.",
         ) from exc
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield Ranks(dist.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()

@@ -14,7 +14,7 @@ from bundle.errors import InputError
 from train.answers import read_answers
 from train.data.manifest import Dataset
 from train.rules import class_imbalance
-from train.rules_speed import verdict
+from train.rules_speed import machine_use, verdict
 from train.run import METRICS_NAME, PREDICTIONS_NAME, STREAM_NAME, read_config, read_metrics
 from train.stream import read_stream
 from train.watch import check_stream
@@ -125,6 +125,7 @@ def gather(folder: Path) -> RunReport:
     kept = read_answers(folder / PREDICTIONS_NAME, config.counts)
     records = list(read_stream(folder / STREAM_NAME))
     steps = [record for record in records if record["kind"] == "step"]
+    loads = [record for record in records if record["kind"] == "system"]
     photos = _photo_paths(origin.dataset)
     judged = kept.judged()
     answers = _Answers(config.counts, kept.ids, judged, photos)
@@ -137,7 +138,7 @@ def gather(folder: Path) -> RunReport:
         steps=steps,
         epochs=[record for record in records if record["kind"] == "epoch"],
         findings=[*check_stream(records), *_imbalance(figures)],
-        speed=verdict(steps),
+        speed="; ".join(filter(None, [verdict(steps), machine_use(loads)])),
         worst=answers.worst(),
         samples=answers.per_class(),
     )

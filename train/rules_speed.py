@@ -149,6 +149,26 @@ def verdict(records: Sequence[Record]) -> str:
     return f"{kind}: {share:.0%} of step time is waiting for photos"
 
 
+def machine_use(samples: Sequence[Record]) -> str:
+    """Say in words how busy the machine was.
+
+    Args:
+        samples: Records with "cpu", "io_wait" and "gpu", percent; "gpu" may be None.
+
+    Returns:
+        "processors 97% busy (median), 0% waiting for the disk", with the GPU where there is one; "" without samples.
+    """
+    if not samples:
+        return ""
+    words = {"cpu": "processors {:.0f}% busy (median)", "io_wait": "{:.0f}% waiting for the disk", "gpu": "GPU {:.0f}%"}
+    found = []
+    for key, text in words.items():
+        values = [sample[key] for sample in samples if sample.get(key) is not None]
+        if values:
+            found.append(text.format(float(np.median(values))))
+    return ", ".join(found)
+
+
 def _bottleneck(
     rule: str, key: str, samples: Sequence[Record], *, threshold: float, gpu: float, busy: float
 ) -> list[Finding]:

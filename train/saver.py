@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bundle.errors import ConfigError
+from bundle.errors import ConfigError, DeliveryError
 from train import checkpoint
+from train.mirror import RESUMED_FROM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from train.learner import Learner, Position
+    from train.loop import Settings
+    from train.progress import Progress
     from train.stream import MetricStream
 
 
@@ -29,15 +32,15 @@ class Saver:
         learner: What to save.
         stream: Made durable before each checkpoint, which remembers its size.
         path: Where to save.
-        hashes: `config_sha256` and `dataset_sha256`, as `train.checkpoint.save` takes them.
-        every_s: Age at which a checkpoint is too old, seconds.
+        settings: Hashes, how often, who writes, and where to mirror.
+        progress: Told when the mirror refuses.
     """
 
     def __init__(
-        self, learner: Learner, stream: MetricStream, path: Path, hashes: dict[str, str], every_s: float
+        self, learner: Learner, stream: MetricStream, path: Path, settings: Settings, progress: Progress
     ) -> None:
         self._learner, self._stream, self._path = learner, stream, path
-        self._hashes, self._every_s = hashes, every_s
+        self._settings, self._progress = settings, progress
         self._saved_at = time.monotonic()
 
     def save_if_due(self) -> None:
@@ -47,7 +50,7 @@ class Saver:
             DivergedError: The run has diverged.
             InputError: The disk refused.
         """
-        if time.monotonic() - self._saved_at >= self._every_s:
+        if time.monotonic() - self._saved_at >= self._settings.checkpoint_s:
             self.save()
 
     def require_finite(self) -> None:
@@ -61,17 +64,37 @@ class Saver:
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise diverged(name, "infinite or NaN", self._learner.position)
 
-    def save(self) -> None:
-        """Write a checkpoint.
+    def save(self, *, last: bool = False) -> None:
+        """Write a checkpoint, on the first rank.
+
+        Args:
+            last: No other follows in this process: then a mirror that refuses is an error.
 
         Raises:
             DivergedError: The run has diverged; the checkpoint on disk stays.
             InputError: The disk refused; likewise.
+            DeliveryError: The mirror refused the last one.
         """
         self.require_finite()
-        self._learner.position.stream_bytes = self._stream.flush()
-        checkpoint.save(self._path, self._learner.state(), **self._hashes)
         self._saved_at = time.monotonic()
+        settings = self._settings
+        if not settings.ranks.first:
+            return
+        self._learner.position.stream_bytes = self._stream.flush()
+        checkpoint.save(
+            self._path,
+            self._learner.state(),
+            config_sha256=settings.config_sha256,
+            dataset_sha256=settings.dataset_sha256,
+        )
+        if settings.mirror is None:
+            return
+        try:
+            settings.mirror.push(RESUMED_FROM)
+        except DeliveryError as exc:
+            if last:
+                raise
+            self._progress.line(f"the mirror is behind: {exc}")
 
 
 def diverged(what: str, got: object, here: Position) -> DivergedError:

@@ -30,6 +30,7 @@ class ModelConfig(Strict):
         mean: Input normalisation, RGB on the 0..1 scale; None takes what the weights were trained with.
         std: Likewise.
         frozen: Train the new head alone, as the published student pipelines did.
+        head: "softmax", or "corn": a chain of "is it more than this?" (see `train.heads`).
     """
 
     name: str = "mobilenet_v2"
@@ -41,6 +42,7 @@ class ModelConfig(Strict):
     mean: Triple | None = None
     std: Triple | None = None
     frozen: bool = False
+    head: Literal["softmax", "corn"] = "softmax"
 
 
 class OptimizerConfig(Strict):
@@ -53,8 +55,10 @@ class OptimizerConfig(Strict):
         weight_decay: On matrices and kernels alone, never on biases and normalisation.
         layer_decay: Factor on the learning rate from one block to the block before it; 1 trains all alike.
         warmup: Share of all steps in which the rate climbs from zero.
-        schedule: After the warm-up, "cosine" down to `floor`, or "constant".
-        floor: Share of `lr` that the cosine ends at.
+        schedule: After the warm-up, "cosine" down to `floor`; "restarts", `cycles` such cosines in a row; "constant".
+            Or "onecycle": a cosine up from a 25th of `lr` over `warmup`, and one down to a ten-thousandth of that.
+        floor: Share of `lr` that a cosine ends at.
+        cycles: Cosines of "restarts", all of one length.
         clip: Highest gradient norm; 0 never clips.
     """
 
@@ -64,8 +68,9 @@ class OptimizerConfig(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     warmup: Share = 0.1
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "onecycle", "restarts"] = "cosine"
     floor: Share = 0.01
+    cycles: Annotated[int, Field(ge=1, le=1000)] = 3
     clip: Annotated[float, Field(ge=0)] = 5.0
 
 
@@ -82,6 +87,31 @@ class LossConfig(Strict):
     neighbour: Literal["none", "soft", "ranked", "multilabel"] = "soft"
     weight: Share = 0.5
     sigma: Annotated[float, Field(gt=0, le=10)] = 0.7
+
+
+class PairsConfig(Strict):
+    """Photos of one bin before and after a pick: their counts always differ, by what only the item explains.
+
+    Attributes:
+        weight: Of the squared-then-linear (Huber) error of the difference of their posterior means; 0 leaves pairs
+            apart. Above 0, photos of one group stand side by side in an epoch, so that most pairs meet in a batch.
+    """
+
+    weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+
+
+class DistillConfig(Strict):
+    """Learning from finished runs, the teachers, which look at the very same augmented pictures.
+
+    Attributes:
+        weight: Share of the distance to the teachers' mean posterior; the labels have the rest.
+        temperature: Flattens both posteriors before they are compared.
+        teachers_sha256: Hashes of the teachers' weights; filled in when the run starts.
+    """
+
+    weight: Share = 0.5
+    temperature: Annotated[float, Field(gt=0, le=100)] = 2.0
+    teachers_sha256: tuple[str, ...] = ()
 
 
 class AugmentConfig(Strict):

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from bundle.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from train.tracking import Tracker
 
 
 class MetricStream:
@@ -23,12 +25,14 @@ class MetricStream:
     Args:
         path: The file.
         keep_bytes: What a checkpoint says was written when it was made; the rest is cut off.
+        trackers: Told every record.
 
     Raises:
         InputError: The file cannot be opened.
     """
 
-    def __init__(self, path: Path, *, keep_bytes: int = 0) -> None:
+    def __init__(self, path: Path, *, keep_bytes: int = 0, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
         try:
             path.touch()
             if path.stat().st_size > keep_bytes:
@@ -45,6 +49,17 @@ class MetricStream:
         """
         clean = {name: _finite(value) for name, value in record.items()}
         self._file.write(json.dumps(clean, allow_nan=False).encode() + b"\n")
+        for tracker in self._trackers:
+            tracker.record(clean)
+
+    def append_all(self, records: Iterable[dict[str, Any]]) -> None:
+        """Write some lines.
+
+        Args:
+            records: As `append` takes them.
+        """
+        for record in records:
+            self.append(record)
 
     def flush(self) -> int:
         """Make every line so far durable.
@@ -85,4 +100,6 @@ def read_stream(path: Path, kind: str | None = None) -> Iterator[dict[str, Any]]
 
 
 def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

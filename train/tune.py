@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from bundle import durable
 from bundle.errors import ConfigError, InputError
 from train.config import load_config
-from train.job import Place, train
+from train.job import train
 from train.journal import open_journal
 from train.run import CONFIG_NAME, STREAM_NAME
 from train.saver import DivergedError
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from train.place import Place
     from train.progress import Progress
 
 MAXIMISED = frozenset({"accuracy", "within_1", "macro_f1"})

@@ -10,7 +10,8 @@ from demo.dataset import write_dataset
 from train.config import load_config
 from train.data.importing import import_abid
 from train.data.split import plan, split
-from train.job import Place, train
+from train.job import train
+from train.place import Place
 from train.progress import Silent
 
 if TYPE_CHECKING:

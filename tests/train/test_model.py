@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bundle.errors import ConfigError, InputError
-from train.model import build_model, head_name, model_names, narrow_head, preprocessing_of, read_weights
+from train.heads import head_name, narrow_head
+from train.model import build_model, model_names, preprocessing_of, read_weights
 from train.sections import ModelConfig
 
 if TYPE_CHECKING:

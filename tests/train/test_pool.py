@@ -17,7 +17,8 @@ from train.data.importing import import_abid
 from train.data.manifest import Dataset
 from train.data.split import plan, split
 from train.folds import fold_splits
-from train.job import Place, train
+from train.job import train
+from train.place import Place
 from train.pool import compare_pools, measure_pool, pool
 from train.progress import Silent
 

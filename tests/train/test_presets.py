@@ -7,7 +7,8 @@ import pytest
 from bundle.errors import ConfigError
 from tests.train.tiny import SIZE
 from train.config import load_config
-from train.job import Place, train
+from train.job import train
+from train.place import Place
 from train.presets import PRESETS, Preset, preset
 from train.progress import Silent
 

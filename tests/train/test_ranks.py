@@ -13,14 +13,16 @@ from bundle.errors import ConfigError
 from tests.train.tiny import config
 from train.data.manifest import Dataset
 from train.evaluate import Question, evaluate
-from train.job import Place, train
+from train.job import train
+from train.place import Place
 from train.progress import Silent
 from train.ranks import Ranks, joined_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_DEADLINE_S = 180.0
+_DEADLINE_S = 300.0
+_LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 
 
 @pytest.mark.parametrize(("photos", "batch", "world"), [(10, 3, 2), (7, 32, 4), (64, 32, 2), (1, 1, 3), (0, 4, 2)])
@@ -55,10 +57,9 @@ def test_evaluate_two_processes_answer_like_one_sample_for_sample(
     train(config(epochs=1, counts=["0", "1", "2", "3", "4"]), place, progress=Silent())
     question = Question(Dataset.open(tiny_dataset), "train")
     alone = evaluate(run, question, progress=Silent(), predictions=tmp_path / "one.npz")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     command = ["evaluate", str(run), "--data", str(tiny_dataset), "--split", "train", "--json"]
     done = subprocess.run(
-        [sys.executable, *launcher, "bintally.py", *command, "--predictions", str(tmp_path / "two.npz")],
+        [sys.executable, *_LAUNCHER, "bintally.py", *command, "--predictions", str(tmp_path / "two.npz")],
         cwd=repository,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -72,3 +73,35 @@ def test_evaluate_two_processes_answer_like_one_sample_for_sample(
         assert len(one["id"]) == 84
         for key in ("id", "truth", "logits"):
             assert np.array_equal(one[key], two[key]), key
+
+
+def test_train_two_processes_judge_like_one_and_go_on_from_their_checkpoint(
+    repository: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    def train_with_two(epochs: int, *flags: str) -> dict[str, object]:
+        words = ["train", str(tiny_dataset), "--out", str(tmp_path / "run"), "--counts", "1-3", "--size", "32"]
+        words += ["--batch-size", "9", "--threads", "1", "--device", "cpu", "--set", "ema=0.9", "--json"]
+        words += ["--set", 'model.options={"width_mult": 0.1}', "--epochs", str(epochs), *flags]
+        done = subprocess.run(
+            [sys.executable, *_LAUNCHER, "bintally.py", *words],
+            cwd=repository,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_DEADLINE_S,
+        )
+        assert done.returncode == 0, done.stderr
+        (line,) = done.stdout.splitlines()  # the first rank alone prints
+        found: dict[str, object] = json.loads(line)
+        return found
+
+    figures = train_with_two(1)
+    question = Question(Dataset.open(tiny_dataset))
+    alone = evaluate(tmp_path / "run", question, progress=Silent(), predictions=tmp_path / "one.npz")
+    assert alone is not None
+    assert figures["accuracy"] == alone["accuracy"]
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "run" / "predictions.npz") as two:
+        assert np.array_equal(one["id"], two["id"])
+        assert np.array_equal(one["logits"], two["logits"])
+    assert train_with_two(1, "--resume") == figures

@@ -10,8 +10,9 @@ import pytest
 from bundle.errors import InputError
 from tests.train.tiny import config, make_dataset
 from train.data.charts import Frame
-from train.job import Place, train
+from train.job import train
 from train.metrics import judge
+from train.place import Place
 from train.progress import Silent
 from train.reliability import area_under_risk_coverage, reliability_bins, risk_coverage
 from train.report import write_report

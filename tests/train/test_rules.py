@@ -188,3 +188,10 @@ def test_check_stream_of_a_good_run_is_silent() -> None:
     epochs = _epochs(train_loss=[1.0, 0.8, 0.6], loss=[1.1, 0.9, 0.7], probe_loss=[1.05, 0.85, 0.66])
     steps = [{"kind": "step", "step": step, "loss": 1.0 / (1 + step), "step_s": 0.1} for step in range(50)]
     assert check_stream(steps + epochs) == []
+
+
+def test_machine_use_is_the_median_of_what_was_sampled() -> None:
+    samples = [{"cpu": 90.0, "io_wait": 0.0, "gpu": None}, {"cpu": 98.0, "io_wait": 2.0, "gpu": None}]
+    assert rules_speed.machine_use(samples) == "processors 94% busy (median), 1% waiting for the disk"
+    assert rules_speed.machine_use([{"cpu": 10.0, "io_wait": 0.0, "gpu": 80}]).endswith("GPU 80%")
+    assert rules_speed.machine_use([]) == ""

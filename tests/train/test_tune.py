@@ -17,8 +17,8 @@ pytest.importorskip("optuna", reason="tuning needs the package optuna")
 from bundle.errors import ConfigError
 from tests.train.tiny import CONFIG
 from train.cli_tune import tune as tune_command
-from train.job import Place
 from train.journal import cut_torn_line, open_journal
+from train.place import Place
 from train.progress import Silent
 from train.search import Choices, Range, parse_space
 from train.tune import Tuning, tune

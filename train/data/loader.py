@@ -50,6 +50,7 @@ class Shards:
         folder: Where they lie.
         dataset: Digest of the dataset that they were made from.
         size: Width and height of the pictures, in px.
+        fit: `squash` or `letterbox`.
 
     Args:
         folder: A folder written by `train.data.shards.write_shards`.
@@ -63,7 +64,8 @@ class Shards:
         try:
             plan = json.loads((folder / PLAN_NAME).read_text())
             self._table = pq.read_table(folder / INDEX_NAME)
-            version, self.dataset, self.size = plan["format"], str(plan["dataset"]), int(plan["options"]["size"])
+            version, self.dataset = plan["format"], str(plan["dataset"])
+            self.size, self.fit = int(plan["options"]["size"]), str(plan["options"]["fit"])
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as exc:
             raise InputError(
                 f"{folder} holds no finished shards", got=str(exc), fix="Make them with `bintally data shards`."
