@@ -16,6 +16,7 @@ from bundle.errors import InputError
 from bundle.visits import VisitRecord
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 MAX_VISITS = 200_000
@@ -31,12 +32,14 @@ class Visit:
         bin_id: Visits of one bin are never split up and never counted as independent.
         frames: Photo files, at least one.
         label: Count that a person gave, or None.
+        captured_at: When, with an offset; None where nobody knows.
     """
 
     name: str
     bin_id: str
     frames: tuple[Path, ...]
     label: int | None
+    captured_at: datetime | None = None
 
 
 def read_records(folder: Path, *, seen: frozenset[str] = frozenset()) -> list[Visit]:
@@ -72,4 +75,5 @@ def _visit(folder: Path, file: Path) -> Visit:
         ) from exc
     if record.visit != file.stem:
         raise InputError(f"{file} is no visit, at visit", got=record.visit, expected=file.stem, fix="Rename the file.")
-    return Visit(record.visit, record.bin_id, tuple(folder / name for name in record.frames), record.label)
+    frames = tuple(folder / name for name in record.frames)
+    return Visit(record.visit, record.bin_id, frames, record.label, record.captured_at)

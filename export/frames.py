@@ -15,6 +15,8 @@ from bundle.manifest import class_index
 from bundle.preprocess import normalize_batch, resize
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from bundle.manifest import CountClasses, Preprocessing
@@ -51,13 +53,13 @@ class Frames:
 
 
 def load_frames(
-    dataset: Dataset, split: str, classes: CountClasses, preprocessing: Preprocessing, *, limit: int
+    dataset: Dataset, split: str | Collection[str], classes: CountClasses, preprocessing: Preprocessing, *, limit: int
 ) -> Frames:
     """Read the frames of a split whose count the classes cover.
 
     Args:
         dataset: An opened dataset.
-        split: Name of the split.
+        split: Name of the split, or names.
         classes: Count classes; frames outside them are left out.
         preprocessing: Of the network.
         limit: At most so many frames, evenly spread over the split.

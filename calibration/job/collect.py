@@ -6,6 +6,7 @@ work.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from calibration.visits import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,7 +30,10 @@ POLL_S = 0.5
 _MAX_BAD_SHARE = 0.2
 _MIN_DISTINCT_SHARE = 0.5
 _DARK, _BRIGHT, _FLAT = 10.0, 245.0, 5.0
+_NOISE = 10.0
+"""White noise has 20 times as much variance in its Laplacian as in itself, a picture about one."""
 _SAME_LOOK = 0.95
+_NEVER_S = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,33 @@ def gather(folder: Path, request: Request, clock: Clock, *, told: Callable[[int]
             break
         clock.sleep(POLL_S)
     chosen = _bounded(found, request)
-    return [replace(visit, label=request.labels.get(visit.bin_id, visit.label)) for visit in chosen]
+    return with_labels(chosen, request)
+
+
+def with_labels(visits: Sequence[Visit], request: Request) -> list[Visit]:
+    """Give the labels of a request to visits: each to one visit of its bin, the one nearest in time to the request.
+
+    The other visits of the bin may have seen it before or after a pick.
+
+    Args:
+        visits: In their order.
+        request: Labels by bin; they win over labels in the visits.
+
+    Returns:
+        The visits in their order.
+    """
+    nearest: dict[str, tuple[float, int]] = {}
+    for index, visit in enumerate(visits):
+        if visit.bin_id in request.labels:
+            away_s = _NEVER_S if visit.captured_at is None else _apart_s(visit.captured_at, request.asked_at)
+            # Among equals the newest: where no clock was to be trusted, the order is all there is.
+            nearest[visit.bin_id] = min(nearest.get(visit.bin_id, (math.inf, 0)), (away_s, -index))
+    labelled = {-index: request.labels[bin_id] for bin_id, (_, index) in nearest.items()}
+    return [replace(visit, label=labelled.get(index, visit.label)) for index, visit in enumerate(visits)]
+
+
+def _apart_s(first: datetime, second: datetime) -> float:
+    return abs((first - second).total_seconds())
 
 
 def read_new(folder: Path, known: Sequence[Visit]) -> list[Visit]:
@@ -108,7 +139,7 @@ class Gathered:
 
     Attributes:
         observed: What the current bundle makes of them.
-        figures: How many were found, unreadable, black or flat, look-alikes, and used.
+        figures: How many were found, unreadable, showing nothing, look-alikes, and used.
         refusal: Why nothing can be learned, or an empty text.
     """
 
@@ -133,7 +164,7 @@ def sift(observed: Observed, request: Request) -> Gathered:
     figures = {
         "found": total,
         "unreadable": len(observed.refused),
-        "black_or_flat": len(observed) - len(seen),
+        "showing_nothing": len(observed) - len(seen),
         "look_alike": len(seen) - len(fresh),
         "used": len(fresh),
     }
@@ -142,13 +173,13 @@ def sift(observed: Observed, request: Request) -> Gathered:
 
 def _refusal(figures: dict[str, int], request: Request) -> str:
     total = max(figures["found"], 1)
-    bad = figures["unreadable"] + figures["black_or_flat"]
+    bad = figures["unreadable"] + figures["showing_nothing"]
     if figures["found"] < request.min_visits:
         return f"{figures['found']} visits were collected, at least {request.min_visits} are needed"
     if bad > _MAX_BAD_SHARE * total:
         return (
-            f"{figures['black_or_flat']} of {total} visits are black or flat and {figures['unreadable']} unreadable:"
-            " check the lens, the light and the exposure"
+            f"{figures['showing_nothing']} of {total} visits are black, flat or noise and {figures['unreadable']}"
+            " unreadable: check the lens, the cable, the light and the exposure"
         )
     if figures["used"] < _MIN_DISTINCT_SHARE * total:
         return f"only {figures['used']} of {total} visits differ from one another: let the robot pass more bins"
@@ -160,7 +191,8 @@ def _refusal(figures: dict[str, int], request: Request) -> str:
 def _shows_something(observed: Observed) -> NDArray[np.bool_]:
     good = np.ones(len(observed), np.bool_)
     for visit, look in zip(observed.frame_visit, observed.looks, strict=True):
-        good[visit] &= _DARK <= look.brightness <= _BRIGHT and look.contrast >= _FLAT
+        exposed = _DARK <= look.brightness <= _BRIGHT and look.contrast >= _FLAT
+        good[visit] &= exposed and math.expm1(look.sharpness) < _NOISE * look.contrast**2
     return good
 
 

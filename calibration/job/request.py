@@ -38,7 +38,8 @@ class Request(Strict):
         watch_visits: How many visits to watch after activation; 0 watches none.
         watch_s: How long to wait for them.
         ranges: Re-fit INT8 ranges as well, where the robot has what that needs.
-        labels: Counts that operators gave with the command, by bin; they win over labels in the visits.
+        labels: Counts that operators gave with the command, by bin. Each goes to one visit of its bin, the nearest in
+            time to `asked_at`, and wins over a label that this visit has.
     """
 
     job_id: Annotated[str, Field(pattern=JOB_ID)]

@@ -9,6 +9,7 @@ import pytest
 
 from calibration.assess import Wish
 from calibration.refit import Paths, refit_confidence
+from tests.calibration.robot import Robot
 from tests.calibration.scenes import write_table
 from tests.simulators.bundle_factory import make_bundle
 
@@ -24,3 +25,9 @@ def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = Paths(make_bundle(folder / "tiny"), table, folder / "bundle")
     refit_confidence(paths, Wish(risk=0.1), now=datetime(2026, 3, 4, tzinfo=timezone.utc))
     return paths.out
+
+
+@pytest.fixture
+def robot(tmp_path: Path, calibrated_bundle: Path) -> Robot:
+    """A robot with that bundle, and no visits yet."""
+    return Robot(tmp_path, calibrated_bundle)
