@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 _SHOWN_EVERY = 50
+LEAST_PRIORITY = 15
 _SHARE = click.FloatRange(0.001, 0.999)
 
 
@@ -91,8 +93,12 @@ def confidence(  # noqa: PLR0913 - one parameter per option
 @click.argument("visits", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new bundle.")
 @click.option("--engine", default="auto", show_default=True, help="What runs the bundle; see `bintally count --help`.")
+@click.option("--cache", type=FOLDER, help="Keep what was seen, by digest of model and frames; nothing by default.")
+@click.option("--background", is_flag=True, help="Give way to everything else on this machine.")
 @JSON_OPTION
-def ranges(bundle: Path, visits: Path, *, out: Path, engine: str, as_json: bool) -> None:
+def ranges(  # noqa: PLR0913 - one parameter per option
+    bundle: Path, visits: Path, *, out: Path, engine: str, cache: Path | None, background: bool, as_json: bool
+) -> None:
     """Fit the INT8 ranges of BUNDLE to VISITS, and write the result as a new bundle.
 
     Labels are not needed. The frames are chosen to differ; a third of the visits is held out, and the new models must
@@ -103,9 +109,13 @@ def ranges(bundle: Path, visits: Path, *, out: Path, engine: str, as_json: bool)
     Example:
       bintally calibrate ranges demo/bundle visits/ --out bundles/site-a
     """
+    from calibration.refit import Paths
     from calibration.refit_ranges import refit_ranges
 
-    found = refit_ranges(bundle, visits, out, now=datetime.now(timezone.utc), engine=engine, progress=_show_progress)
+    if background:
+        os.nice(LEAST_PRIORITY)
+    now = datetime.now(timezone.utc)
+    found = refit_ranges(Paths(bundle, visits, out), now=now, engine=engine, cache=cache, progress=_show_progress)
     if as_json:
         results = {role: result.model_dump(mode="json") for role, result in found.parity.items()}
         click.echo(json.dumps({"bundle": str(out), "digest": found.bundle.digest, "parity": results}))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bundle.manifest import ParityResult
     from bundle.verify import Bundle
     from calibration.observe import Observed
+    from calibration.refit import Paths
 
 MAX_VISITS = 2000
 _HELD_OUT_EVERY = 3
@@ -50,37 +51,35 @@ class Ranged:
 
 
 def refit_ranges(
-    bundle_path: Path,
-    visits: Path,
-    out: Path,
+    paths: Paths,
     *,
     now: datetime,
     engine: str = "auto",
+    cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Ranged:
     """Fit INT8 ranges to visits, through the parity gate.
 
     Args:
-        bundle_path: Folder of the bundle.
-        visits: Folder of visits; labels are not needed. At most 2,000 are looked at, evenly spread.
-        out: Folder of the new bundle.
+        paths: Where things are and go. Labels are not needed; of the visits at most 2,000 are looked at, evenly spread.
         now: Aware UTC time.
         engine: What runs the bundle to see which visits differ.
+        cache: Folder where what the frames did inside the network is kept, or None.
         progress: Told how many visits are done.
 
     Returns:
         The new bundle.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: The new bundle's folder exists.
         InputError: There are too few visits, or the bundle has nothing to fit.
         ParityError: No new model is closer to the reference than the old one, or one is beyond the budget.
         BundleError: The bundle does not verify.
     """
-    if out.exists():
-        raise ConfigError(f"{out} exists already", fix="Name a new folder, or remove this one.")
-    bundle = load_bundle(bundle_path)
-    found = read_visits(visits)
+    if paths.out.exists():
+        raise ConfigError(f"{paths.out} exists already", fix="Name a new folder, or remove this one.")
+    bundle = load_bundle(paths.bundle)
+    found = read_visits(paths.visits)
     with open_engine(bundle, engine=engine) as runtime:
         observed = observe(found[:: -(-len(found) // MAX_VISITS)], bundle.manifest, runtime, progress=progress)
     rows = np.arange(len(observed))
@@ -89,7 +88,8 @@ def refit_ranges(
     if problem:
         raise InputError("INT8 ranges cannot be fitted", got=problem)
     chosen = pick_different(observed, used, MAX_FRAMES)
-    new = requantize(bundle, _pictures(bundle, observed, chosen), _pictures(bundle, observed, held_out[:MAX_FRAMES]))
+    judged = _pictures(bundle, observed, held_out[:MAX_FRAMES])
+    new = requantize(bundle, _pictures(bundle, observed, chosen), judged, cache=cache)
     if not new.models:
         raise ParityError("the old INT8 models are as good on these visits", got=new.words, fix="Keep the bundle.")
     for result in new.parity.values():
@@ -100,7 +100,7 @@ def refit_ranges(
         calibration = calibration.model_copy(update={"promise": promise})
     note = f"INT8 ranges fitted to {len(chosen)} visits: {new.words}. The promise was not proven again."
     changes = Changes(calibration, models=new.models, parity=new.parity, files=new.files, note=note)
-    return Ranged(derive(bundle, out, changes, now=now), new.parity, new.words)
+    return Ranged(derive(bundle, paths.out, changes, now=now), new.parity, new.words)
 
 
 def _pictures(bundle: Bundle, observed: Observed, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from bundle.preprocess import normalize_batch, resize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -89,13 +90,16 @@ def entry_of(bundle: Bundle, role: str) -> ModelEntry:
     return found
 
 
-def requantize(bundle: Bundle, pictures_bgr: NDArray[np.uint8], held_out_bgr: NDArray[np.uint8]) -> Requantized:
+def requantize(
+    bundle: Bundle, pictures_bgr: NDArray[np.uint8], held_out_bgr: NDArray[np.uint8], *, cache: Path | None = None
+) -> Requantized:
     """Quantise every INT8 model of a bundle anew.
 
     Args:
         bundle: The current one.
         pictures_bgr: uint8, (N, h, w, 3), BGR, at the network's size, to take ranges from.
         held_out_bgr: uint8, (M, h, w, 3), others, to judge on.
+        cache: Folder where what the pictures did inside the network is kept, or None.
 
     Returns:
         The models that came closer to the reference.
@@ -103,15 +107,17 @@ def requantize(bundle: Bundle, pictures_bgr: NDArray[np.uint8], held_out_bgr: ND
     Raises:
         InputError: The network cannot be quantised.
         EngineError: A model does not run.
+        OSError: The cache cannot be written.
     """
-    from calibration.int8.quantize import Recipe, prepare, quantize
+    from calibration.int8.cache import prepare_cached
+    from calibration.int8.quantize import Recipe, quantize
     from calibration.int8.ranges import RANGE_METHODS
 
     spec = bundle.manifest.preprocessing
     reference = entry_of(bundle, "reference")
     weights = bundle.read(reference.file)
     golden = [resize(frame, spec) for frame in read_golden(bundle, "reference").frames]
-    prepared = prepare(weights, normalize_batch(np.stack([*golden, *pictures_bgr]), spec))
+    prepared = prepare_cached(weights, normalize_batch(np.stack([*golden, *pictures_bgr]), spec), cache)
     expected = run_model(bundle, reference, weights, held_out_bgr)
     models: dict[str, ModelEntry] = {}
     files: dict[str, bytes] = {}

@@ -19,13 +19,13 @@ import click
 from pydantic import ValidationError
 
 from bundle.errors import ConfigError
+from calibration.cli import LEAST_PRIORITY
 
 if TYPE_CHECKING:
     from calibration.job.journal import Journal
     from calibration.job.request import Request
 
 _MAX_REQUEST_BYTES = 8 << 20
-_NICE = 15
 FOLDER = click.Path(path_type=Path)
 
 
@@ -67,7 +67,7 @@ def recalibrate(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
     from calibration.job.run import unfinished
 
     if options["background"]:
-        os.nice(_NICE)
+        os.nice(LEAST_PRIORITY)
     profile = options["camera_profile"]
     around = Surroundings(
         store=options["store"],

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 JOBS_NAME = "recalibrations"
 CANDIDATE = "candidate"
+CACHE_NAME = ".ranges"
+"""Beside the jobs; no job can be called so."""
 _PROGRESS = {
     "accepted": 0.0,
     "collecting": 0.05,

@@ -41,12 +41,14 @@ class Material:
         role: Of the model that the robot runs.
         observed: Usable visits, answered by the current bundle.
         pictures: Loads the frames of a visit: uint8, (h, w, 3), BGR, at the network's size.
+        cache: Folder where what frames did inside the network is kept, so that a job that was killed is quick again.
     """
 
     bundle: Bundle
     role: str
     observed: Observed
     pictures: Callable[[int], list[NDArray[np.uint8]]]
+    cache: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _ranges(material: Material, used: NDArray[np.int64], held_out: NDArray[np.in
     chosen = pick_different(material.observed, used, MAX_FRAMES)
     pictures = np.stack([material.pictures(int(row))[0] for row in chosen])
     judged = np.stack([material.pictures(int(row))[0] for row in held_out[:MAX_FRAMES]])
-    return requantize(material.bundle, pictures, judged)
+    return requantize(material.bundle, pictures, judged, cache=material.cache)
 
 
 def _answers(material: Material, new: Requantized) -> Observed:

@@ -9,7 +9,7 @@ from bundle.errors import InputError
 from calibration.camera import compare_views
 from calibration.job.checks import check_candidate, check_labels, describe
 from calibration.job.collect import gather, sift
-from calibration.job.context import CANDIDATE
+from calibration.job.context import CACHE_NAME, CANDIDATE
 from calibration.job.fit import Material, make_candidate
 from calibration.job.journal import Version
 from calibration.refit import MIN_LABELLED
@@ -83,7 +83,8 @@ def learn(job: Job, current: Bundle) -> str:
 def _fit_and_check(job: Job, current: Bundle, observed: Observed, role: str) -> str:
     request, promise = job.journal.request, current.manifest.calibration.promise
     wish = request.wish(None if promise is None else promise.risk)
-    material = Material(current, role, observed, lambda row: job.pictures(current, observed.visits[row]))
+    cache = job.folder.with_name(CACHE_NAME)
+    material = Material(current, role, observed, lambda row: job.pictures(current, observed.visits[row]), cache)
     candidate = make_candidate(
         material,
         wish,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bundle.durable import fsync_dir
 from bundle.errors import BintallyError, ConfigError
-from calibration.job.context import CANDIDATE, JOBS_NAME, Job
+from calibration.job.context import CACHE_NAME, CANDIDATE, JOBS_NAME, Job
 from calibration.job.journal import JOURNAL_NAME, MAX_ATTEMPTS, Journal, read_journal, write_journal
 from calibration.job.learn import learn, version
 from calibration.job.switch import begin_revert, finish, revert
@@ -86,7 +86,8 @@ def _alone(jobs: Path) -> Iterator[None]:
 
 
 def _sweep_old(jobs: Path) -> None:
-    folders = sorted((folder for folder in jobs.iterdir() if folder.is_dir()), key=lambda one: one.stat().st_mtime)
+    found = (folder for folder in jobs.iterdir() if folder.is_dir() and folder.name != CACHE_NAME)
+    folders = sorted(found, key=lambda one: one.stat().st_mtime)
     for folder in folders[: max(0, len(folders) - _KEPT_JOBS + 1)]:
         shutil.rmtree(folder, ignore_errors=True)
 

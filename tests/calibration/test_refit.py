@@ -137,7 +137,7 @@ def test_calibrate_drift_exits_with_one_when_the_last_visits_drift(tmp_path: Pat
 def test_refit_ranges_come_closer_to_the_reference_and_keep_the_rest(tmp_path: Path) -> None:
     source = load_bundle(make_conv_bundle(tmp_path / "conv"))
     visits = write_records(tmp_path / "v", 120, 3, labelled=False)
-    found = refit_ranges(source.path, visits, tmp_path / "out", now=_NOW)
+    found = refit_ranges(Paths(source.path, visits, tmp_path / "out"), now=_NOW)
     assert found.bundle.manifest.files["model.fp32.onnx"] == source.manifest.files["model.fp32.onnx"]
     assert found.bundle.manifest.files["model.cpu.onnx"] != source.manifest.files["model.cpu.onnx"]
     assert found.parity["cpu"].mean_tv <= source.manifest.parity.budget.max_mean_tv
@@ -150,12 +150,13 @@ def test_refit_ranges_beyond_the_budget_are_refused(tmp_path: Path) -> None:
     content = json.loads((folder / "manifest.json").read_text())
     content["parity"]["budget"]["max_mean_tv"] = 0.0
     write_manifest(folder, content)
+    visits = write_records(tmp_path / "v", 120, 3, labelled=False)
     with pytest.raises(ParityError, match="too far from the reference"):
-        refit_ranges(folder, write_records(tmp_path / "v", 120, 3, labelled=False), tmp_path / "out", now=_NOW)
+        refit_ranges(Paths(folder, visits, tmp_path / "out"), now=_NOW)
     assert not (tmp_path / "out").exists()
 
 
 def test_refit_ranges_too_few_visits_are_refused(tmp_path: Path) -> None:
     visits = write_records(tmp_path / "v", 20, 3, labelled=False)
     with pytest.raises(InputError, match="at least 32 are needed"):
-        refit_ranges(make_conv_bundle(tmp_path / "conv"), visits, tmp_path / "out", now=_NOW)
+        refit_ranges(Paths(make_conv_bundle(tmp_path / "conv"), visits, tmp_path / "out"), now=_NOW)
