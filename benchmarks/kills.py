@@ -50,7 +50,7 @@ CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.c
 CALLS = ("rename", "fsync")
 KILLED = frozenset({-9, 137})
 LONGEST_S = 3.0
-OPTIONS = ("--min-visits", "40", "--watch-visits", "20", "--risk", "0.3", "--why", "kills")
+OPTIONS = ("--engine", "onnxruntime", "--min-visits", "40", "--watch-visits", "20", "--risk", "0.3", "--why", "kills")
 
 
 def main() -> None:
@@ -226,7 +226,7 @@ def at_every(robots: list[Robot], attempt: Callable[[Robot, int], tuple[int, lis
             _, finals = robot.job()
             problem = problem or robot.problem_at_the_end(old, finals)
             broken += [f"{robot.ends}, place {at}: {problem}"] if problem else []
-        say(f"{robot.ends}: killed at {places[robot.ends]} places; broken so far: {broken}")
+            say(f"{robot.ends}: {at} of {places[robot.ends]} {problem}")
     kills = sum(places.values())
     return {"ratio": len(broken) / kills, "kills": kills, "places": places, "broken": broken}
 
