@@ -193,8 +193,34 @@ class Counter:
             InputError: There is no image, or one is no colour image.
             EngineError: The engine failed.
         """
-        tensor = self._fill(images_bgr, self._room_for(len(images_bgr)))
-        return self.posteriors_of(tensor)
+        return self.posteriors_from(self.logits(images_bgr))
+
+    def logits(self, images_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """What the network says of each image, before calibration.
+
+        Args:
+            images_bgr: As in `posteriors`.
+
+        Returns:
+            float32, (N, K).
+
+        Raises:
+            InputError: There is no image, or one is no colour image.
+            EngineError: The engine failed.
+        """
+        return self.engine.infer(self._fill(images_bgr, self._room_for(len(images_bgr))))
+
+    def posteriors_from(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Apply the bundle's calibration.
+
+        Args:
+            logits: float32, (N, K), of `logits`.
+
+        Returns:
+            float64, (N, K), rows sum to 1.
+        """
+        calibration = self.bundle.manifest.calibration
+        return posterior_from_logits(logits, calibration.temperature, calibration.ordinal)
 
     def _room_for(self, frames: int) -> NDArray[np.float32]:
         """The same memory for every call: asking the system for fresh pages takes longer than filling them."""
@@ -251,8 +277,7 @@ class Counter:
         Raises:
             EngineError: The engine failed.
         """
-        calibration = self.bundle.manifest.calibration
-        return posterior_from_logits(self.engine.infer(tensor_nchw), calibration.temperature, calibration.ordinal)
+        return self.posteriors_from(self.engine.infer(tensor_nchw))
 
     def decide(self, posteriors: NDArray[np.float64]) -> Count:
         """Count from the posteriors of the frames of one visit; safe from any thread.

@@ -284,6 +284,8 @@ class Agent:
             )
         if outcome.entry is not None:
             self._store(outcome.entry, patient=not camera.live)
+        if outcome.drift is not None:
+            self._parts.alarms.drift(camera.name, outcome.drift)
 
     def _store(self, entry: Entry, *, patient: bool) -> None:
         """Hand an entry to the outbox. Files wait for room; a live camera's count is dropped, and that is counted."""

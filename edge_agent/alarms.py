@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
+    from bundle.drift import DriftEvent
     from edge_agent.messages import State, Topics
     from edge_agent.outbox import Outbox
     from edge_agent.publisher import Publisher
@@ -134,6 +135,19 @@ class Alarms:
         if camera not in self._blind:
             self.event("camera_blind", "error", camera, f"its pictures are {blind}")
         self._blind[camera] = blind
+
+    def drift(self, camera: str, found: DriftEvent) -> None:
+        """Note that a camera's visits look different from those of the calibration, or the same again.
+
+        Args:
+            camera: Its name.
+            found: What was found.
+        """
+        _LOG.warning("camera %s: %s, %s", camera, found.kind, found.words)
+        if found.kind == "drift":
+            self.event("drift", "warning", camera, f"visits differ from those of the calibration: {found.words}")
+        else:
+            self.event("drift_over", "info", camera, found.words)
 
     def report_drops(self) -> None:
         """Say what was dropped since the last call; the numbers stand in the telemetry as well."""

@@ -18,6 +18,7 @@ from bundle.counter import count_from_posterior, fuse
 from bundle.images import encode_jpeg
 from bundle.verdict import judge_record
 from edge_agent import decide, visit
+from edge_agent.drift_watch import DriftWatch
 from edge_agent.gate import GateState, judge
 from edge_agent.machine import read_clock
 from edge_agent.messages import CountMessage, IntervalField, SidecarMessage, new_event_id, utc
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.counter import Count, Counter
+    from bundle.drift import DriftEvent
     from edge_agent.camera import Camera, Frame
     from edge_agent.commands.visit_requests import VisitRequest, VisitRequests
     from edge_agent.config import CameraSection, UploadsSection, VisitSection
@@ -93,11 +95,13 @@ class Outcome:
     Attributes:
         entry: A count for the outbox, when the frame completed a visit.
         rejected: Why a completed visit gave no count.
+        drift: What was found about the visits of this camera.
         frozen: The camera repeats its picture and must be restarted.
     """
 
     entry: Entry | None = None
     rejected: str | None = None
+    drift: DriftEvent | None = None
     frozen: bool = False
 
 
@@ -134,6 +138,7 @@ class FramePath:
         rng: random.Random | None = None,
     ) -> None:
         self._counter = counter
+        self._drift = DriftWatch(counter.bundle)
         self._old: list[Counter] = []
         self._threshold = 0.0
         self._requests = requests
@@ -161,7 +166,7 @@ class FramePath:
             counter: The new one; closed by `close`.
         """
         self._old.append(self._counter)
-        self._counter = counter
+        self._counter, self._drift = counter, DriftWatch(counter.bundle)
         self._close_unused()
 
     def tune(self, threshold: float, uploads: UploadsSection) -> None:
@@ -213,7 +218,10 @@ class FramePath:
         if not usable:
             self._telemetry.count("frames_rejected")
         else:
-            posterior = counter.posteriors([frame.network_bgr])[0]
+            logits = counter.logits([frame.network_bgr])
+            posterior = counter.posteriors_from(logits)[0]
+            if counter is self._counter:
+                self._drift.frame(camera.name, frame.network_bgr, logits[0])
             self._telemetry.latency("infer", (self._clock() - started_s) * 1e3)
             view.visit = visit.take(view.visit)
             view.posteriors.append(posterior)
@@ -271,6 +279,7 @@ class FramePath:
         Returns:
             What to tell whoever asked for the visit.
         """
+        self._drift.forget(camera.name)
         request = self._clear(self._views[camera.name])
         return Outcome() if request is None else Outcome(entry=self._requests.answer(request, None, "a frame failed"))
 
@@ -310,7 +319,8 @@ class FramePath:
         if request is not None:
             stored = CountMessage.model_validate_json(entry.payload)
             entry = replace(entry, companions=(self._requests.answer(request, stored, ""),))
-        return Outcome(entry=entry)
+        drift = self._drift.visit(camera.name, count) if counter is self._counter else None
+        return Outcome(entry=entry, drift=drift)
 
     def _image(self, camera: Camera, last: Frame | None, best: _Best | None) -> bytes | None:
         """The image to upload, if the quota allows: the photo as it was, or the sharpest frame as JPEG."""

@@ -71,7 +71,7 @@ def load_material(run: Run, *, training: int, judged: int, min_judged: int) -> M
     test = validation
     if measured_on == "test":
         test = load_frames(dataset, "test", run.classes, run.preprocessing, limit=judged)
-    learned = load_frames(dataset, run.config.train_split, run.classes, run.preprocessing, limit=training)
+    learned = load_frames(dataset, run.config.train_split.split(","), run.classes, run.preprocessing, limit=training)
     return Material(dataset, learned, validation, test, measured_on)
 
 
