@@ -169,10 +169,12 @@ def test_trt_engine_file_that_this_tensorrt_does_not_read_says_what_it_said(nvid
 
 
 def test_trt_engine_is_built_once_and_then_loaded(nvidia: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _open().close()
+    with _open() as first:
+        built_s = first.built_s
     (plan,) = _plans(tmp_path)
     nvidia.setattr(trt, "in_child", lambda *_, **__: pytest.fail("built again"))
-    _open().close()
+    with _open() as again:
+        assert again.built_s == pytest.approx(built_s, abs=0.1)  # what was written down, rounded
     assert _plans(tmp_path) == [plan]
 
 
