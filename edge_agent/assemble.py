@@ -21,6 +21,7 @@ from edge_agent.agent import Agent, Pace, Parts
 from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.commands.assemble import CommandsKit
+from edge_agent.commands.bundles import engine_threads
 from edge_agent.frame_path import FramePath
 from edge_agent.home_assistant import discovery_topic, make_discovery
 from edge_agent.iot import IotCredentials
@@ -103,8 +104,7 @@ def open_counter(section: BundleSection) -> Counter:
         EngineError: The runtime refuses it.
     """
     bundle = find_bundle(section)
-    threads = section.threads or max(1, (os.cpu_count() or 2) - 1)
-    return Counter(bundle, open_engine(bundle, engine=section.engine, threads=threads))
+    return Counter(bundle, open_engine(bundle, engine=section.engine, threads=engine_threads(section)))
 
 
 def assemble(

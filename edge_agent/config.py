@@ -257,6 +257,14 @@ class LogSection(_Section):
     json_lines: bool = False
 
 
+class CommandsSection(_Section):
+    """What operators may do with commands."""
+
+    bundle_sources: tuple[str, ...] = ()
+    """Where cmd/deploy may fetch bundles from, each with everything below it: a folder, s3://bucket/prefix, https://host/path."""
+    max_bundle_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 36)
+
+
 class AgentConfig(_Section):
     """The whole tree."""
 
@@ -270,6 +278,7 @@ class AgentConfig(_Section):
     records: RecordsSection | None = None
     telemetry: TelemetrySection = TelemetrySection()
     stop: StopSection = StopSection()
+    commands: CommandsSection = CommandsSection()
     log: LogSection = LogSection()
 
     @model_validator(mode="after")

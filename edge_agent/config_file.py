@@ -198,7 +198,7 @@ def _settings(section: BaseModel, raw: object, prefix: str = "") -> Iterator[Set
         key = f"{prefix}{name}"
         if isinstance(value, BaseModel):
             yield from _settings(value, given, f"{key}.")
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple) and all(isinstance(entry, BaseModel) for entry in value) and value:
             entries = given if isinstance(given, list) else []
             for index, entry in enumerate(value):
                 yield from _settings(entry, entries[index] if index < len(entries) else None, f"{key}[{index}].")

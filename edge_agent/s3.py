@@ -15,9 +15,12 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from bundle.errors import DeliveryError
 from edge_agent.uploads import UploadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mypy_boto3_s3 import S3Client
 
     from edge_agent.config import S3Section
@@ -123,6 +126,34 @@ class S3Target:
         if self._client is None or keys is not self._keys:
             self._client, self._keys = _make_client(self._settings, keys), keys
         return self._client
+
+
+def read_object(settings: S3Section, credentials: IotCredentials | None, key: str, chunk_bytes: int) -> Iterator[bytes]:
+    """Read an object in pieces.
+
+    Args:
+        settings: Which bucket, and how to reach it.
+        credentials: Where keys come from, None for what `settings` says.
+        key: Of the object.
+        chunk_bytes: Size of a piece, at most.
+
+    Yields:
+        Its bytes.
+
+    Raises:
+        DeliveryError: It cannot be read.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    keys = None if credentials is None else credentials.current()
+    try:
+        answer = _make_client(settings, keys).get_object(Bucket=settings.bucket, Key=key)
+        yield from answer["Body"].iter_chunks(chunk_bytes)
+    except ClientError as exc:
+        code = str(exc.response.get("Error", {}).get("Code", "unknown"))
+        raise DeliveryError(f"s3://{settings.bucket}/{key} cannot be read", got=code, fix=_FIXES.get(code)) from exc
+    except BotoCoreError as exc:
+        raise DeliveryError(f"s3://{settings.bucket}/{key} cannot be read", got=exc, fix="Check [s3].") from exc
 
 
 def _make_client(settings: S3Section, keys: Keys | None) -> S3Client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from edge_agent.commands.bundles import DeployHandler, RollbackHandler, Switch
 from edge_agent.commands.desk import Desk
 from edge_agent.commands.exchange import Exchange
 from edge_agent.commands.memory import Memory
@@ -84,7 +85,11 @@ class CommandsKit:
             }
 
         settings = Settings(kept_overrides(self._remembered.settings), lambda: counter().threshold, apply)
-        long_ones: dict[str, Handler] = {}
+        switch = Switch(config.bundle, exchange, lambda: counter().bundle.digest)
+        long_ones: dict[str, Handler] = {
+            "deploy": DeployHandler(config, switch),
+            "rollback": RollbackHandler(switch),
+        }
         jobs = Runner("jobs", long_ones, lambda: desk, results)
         at_once: dict[str, Handler] = {
             "ping": PingHandler(about),

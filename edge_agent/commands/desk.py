@@ -40,6 +40,7 @@ _LOG = logging.getLogger(__name__)
 _RATE, _BURST = 10.0, 50.0
 _ANSWER_RATE, _ANSWER_BURST = 2.0, 40.0
 _PUT_TIMEOUT_S = 0.5
+_DURABLE_S, _POLL_S = 5.0, 0.02
 
 
 class Desk:
@@ -183,8 +184,11 @@ class Desk:
         return found
 
     def running(self, entry: Entry) -> None:
-        """Store how far a command has come, if there is room."""
-        self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S)
+        """Store how far a command has come, and wait a moment until it is durable."""
+        if self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
+            until_s = self._clock() + _DURABLE_S
+            while not self._outbox.is_stored and self._clock() < until_s:
+                time.sleep(_POLL_S)
 
     def end(self, order: Order, outcome: Done | CommandError, stopping: Callable[[], bool]) -> None:
         """Store the one final result of a command.

@@ -82,6 +82,12 @@ class MotoStore:
         client.close()
         return found
 
+    def add(self, key: str, data: bytes) -> None:
+        """Put an object there."""
+        client = self._client()
+        client.put_object(Bucket=self.bucket, Key=key, Body=data)
+        client.close()
+
     def get(self, key: str) -> bytes:
         client = self._client()
         data = client.get_object(Bucket=self.bucket, Key=key)["Body"].read()

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.images import decode
+from bundle.store import Store
+from bundle.verify import load_bundle
 from tests.edge_agent.commands.sending import Operator, fields
 from tests.edge_agent.running import AgentProcess, config_text, write_photos
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import MOSQUITTO, Mosquitto
+from tests.simulators.bundle_factory import make_bundle, spoil_golden, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +31,11 @@ class Site:
         self.folder = folder
         self.port = port
         source = write_photos(folder / "photos", [1, 2, 3])
-        rest = f'[uploads]\nfolder = "{folder / "up"}"\n'
+        self.store = Store(folder / "store")
+        self.first = self.store.activate(self.store.install(bundle).digest)
+        rest = f'[uploads]\nfolder = "{folder / "up"}"\n[commands]\nbundle_sources = ["{folder / "bundles"}"]\n'
         self.text = config_text(
-            bundle=bundle,
+            bundle=folder / "store",
             source=source,
             state=folder / "state",
             port=port,
@@ -161,3 +166,60 @@ def test_same_command_across_a_restart_is_answered_and_not_carried_out_again(sit
     wait_until(lambda: len(site.operator.results("capture-twice")) > before)
     assert site.operator.results("capture-twice")[-1]["state"] == "succeeded"
     assert len({count["event_id"] for count in site.operator.of("/count") if count["bin_id"] == "twice"}) == 1
+
+
+def variant(folder: Path, **changes: object) -> str:
+    """Make a bundle that differs from the first one; return its digest."""
+    make_bundle(folder)
+    content = load_bundle(folder).manifest.model_dump(mode="json")
+    write_manifest(folder, {**content, **changes})
+    return load_bundle(folder).digest
+
+
+def test_deploy_counts_on_with_the_new_bundle_and_rollback_with_the_old_one(site: Site) -> None:
+    pixels = {**site.first.manifest.preprocessing.model_dump(mode="json"), "interpolation": "linear"}
+    folder = site.folder / "bundles" / "second"
+    digest = variant(folder, version="2.0.0", preprocessing=pixels, created="2026-05-01T00:00:00Z")
+    content = fields("deploy-0001", source=str(folder), digest=digest)
+    site.operator.send("deploy", content)
+    assert site.operator.final("deploy-0001")["state"] == "succeeded"
+    wait_until(lambda: site.operator.of("/count")[-1]["bundle"].startswith("tiny-2.0.0"))
+    assert site.operator.of("/status")[-1]["bundle"].startswith("tiny-2.0.0")
+    assert site.store.current().digest == digest
+    site.operator.send("deploy", {**content, "command_id": "deploy-again"})
+    assert "already" in site.operator.final("deploy-again")["words"]
+
+    older = variant(site.folder / "bundles" / "older", version="0.9.0")
+    site.operator.send("deploy", fields("deploy-older", source=str(site.folder / "bundles" / "older"), digest=older))
+    assert site.operator.final("deploy-older")["reason"] == "older_bundle"
+
+    site.operator.send("rollback", fields("rollback-01"))
+    assert site.operator.final("rollback-01")["detail"]["digest"] == site.first.digest
+    wait_until(lambda: site.operator.of("/count")[-1]["bundle"].startswith("tiny-1.0.0"))
+
+
+def test_deploy_of_what_is_not_right_leaves_the_old_bundle_counting(site: Site) -> None:
+    folder = site.folder / "bundles" / "broken"
+    digest = variant(folder, version="3.0.0")
+    spoiled = site.folder / "bundles" / "spoiled"
+    variant(spoiled, version="3.1.0")
+    spoil_golden(spoiled, "cpu")
+    spoil_golden(spoiled, "reference")
+    cases = {
+        "deploy-digest": (str(folder), "0" * 64, "bundle_refused"),
+        "deploy-nowhere": (str(site.folder / "bundles" / "nothing"), digest, "download_failed"),
+        "deploy-outside": (str(site.folder), digest, "source_not_allowed"),
+        "deploy-upwards": (f"{site.folder}/bundles/../bundles/broken", digest, "source_not_allowed"),
+        "deploy-golden": (str(spoiled), load_bundle(spoiled).digest, "bundle_refused"),
+    }
+    for command_id, (source, asked, reason) in cases.items():
+        site.operator.send("deploy", fields(command_id, source=source, digest=asked))
+        assert site.operator.final(command_id)["reason"] == reason
+    (folder / "model.cpu.onnx").write_bytes(b"x" * (folder / "model.cpu.onnx").stat().st_size)
+    site.operator.send("deploy", fields("deploy-damaged", source=str(folder), digest=digest))
+    assert site.operator.final("deploy-damaged")["reason"] == "bundle_refused"
+    assert site.store.current().digest == site.first.digest
+    before = len(site.operator.of("/count"))
+    wait_until(lambda: len(site.operator.of("/count")) > before + 3)
+    assert site.operator.of("/count")[-1]["bundle"].startswith("tiny-1.0.0")
+    assert not (site.folder / "state" / "bundle.part").exists()
