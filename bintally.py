@@ -33,6 +33,7 @@ _VERBS = {
     "recalibrate": ("calibration.job.cli", "recalibrate", "", "Fit a robot's active bundle to its own visits."),
     "serve": ("serve.cli", "serve", "serve", "Count photos over HTTP, for those who have no robot."),
     "agent": ("edge_agent.cli", "agent", "", "Run the agent on a robot, or check its configuration."),
+    "send": ("edge_agent.send_cli", "send", "", "Send a command to a robot and wait for what becomes of it."),
 }
 
 

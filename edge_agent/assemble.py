@@ -191,6 +191,7 @@ def _parts(
         upload_prefix=prefix,
         telemetry=telemetry,
         requests=kit.requests,
+        recorder=kit.recorder,
         cameras={camera.name: (section, camera) for section, camera in zip(config.cameras, cameras, strict=True)},
     )
     commands = kit.make(lambda: path.counter, agent_version(), prefix)

@@ -22,6 +22,7 @@ from edge_agent.drift_watch import DriftWatch
 from edge_agent.gate import GateState, judge
 from edge_agent.machine import read_clock
 from edge_agent.messages import CountMessage, IntervalField, SidecarMessage, new_event_id, utc
+from edge_agent.recorder import MAX_FRAMES
 from edge_agent.rows import Entry, ImageEntry
 from edge_agent.uploads import image_key
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from edge_agent.config import CameraSection, UploadsSection, VisitSection
     from edge_agent.frames import FrameMessage
     from edge_agent.messages import Topics
+    from edge_agent.recorder import Recorder
     from edge_agent.telemetry import Telemetry
 
 _MAX_ORIGINAL_BYTES = 8 << 20
@@ -75,6 +77,7 @@ class _View:
     flags: set[str] = field(default_factory=set)
     first: FrameMessage | None = None
     best: _Best | None = None
+    recorded: list[bytes] = field(default_factory=list)
     blind: tuple[str, ...] = ()
 
 
@@ -117,6 +120,7 @@ class FramePath:
         upload_prefix: Of object keys; None when there is nowhere to upload to.
         telemetry: Takes counts and latencies.
         requests: Visits that somebody asks for.
+        recorder: Writes visits down while a recalibration runs.
         cameras: Their settings and sources, by name.
         rng: Draws the audit sample.
     """
@@ -132,6 +136,7 @@ class FramePath:
         upload_prefix: str | None,
         telemetry: Telemetry,
         requests: VisitRequests,
+        recorder: Recorder,
         cameras: Mapping[str, tuple[CameraSection, Camera]],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -142,6 +147,7 @@ class FramePath:
         self._old: list[Counter] = []
         self._threshold = 0.0
         self._requests = requests
+        self._recorder = recorder
         self._robot = robot
         self._topics = topics
         self._records = records
@@ -226,6 +232,8 @@ class FramePath:
             view.visit = visit.take(view.visit)
             view.posteriors.append(posterior)
             view.first = view.first or message
+            if self._recorder.active and len(view.recorded) < MAX_FRAMES:
+                view.recorded.append(camera.encoded(frame) or encode_jpeg(frame.image_bgr, self._uploads.jpeg_quality))
         view.flags |= flags
         if not visit.is_complete(view.visit, *_rule(view)):
             if usable:
@@ -290,7 +298,7 @@ class FramePath:
             The request that it answers.
         """
         request = view.request
-        view.posteriors, view.first, view.flags, view.best = [], None, set(), None
+        view.posteriors, view.first, view.flags, view.best, view.recorded = [], None, set(), None, []
         view.visit, view.request, view.counter = visit.close(view.visit), None, None
         self._close_unused()
         return request
@@ -298,7 +306,7 @@ class FramePath:
     def _complete(self, view: _View, camera: Camera, last: Frame | None) -> Outcome:
         """Turn the frames of a visit into one count."""
         posteriors, first, flags, best = view.posteriors, view.first, view.flags, view.best
-        counter = view.counter or self._counter
+        counter, recorded = view.counter or self._counter, view.recorded
         request = self._clear(view)
         if first is None:
             self._telemetry.count("visits_rejected")
@@ -315,10 +323,11 @@ class FramePath:
         if why is not None and self._upload_prefix is not None:
             image = self._image(camera, last, best)
         made = _Made(counter, request, len(posteriors), flags)
-        entry = self._entry(self._message(view, count, first, made), image, why, first)
+        message = self._message(view, count, first, made)
+        self._recorder.put(message, recorded)
+        entry = self._entry(message, image, why, first)
         if request is not None:
-            stored = CountMessage.model_validate_json(entry.payload)
-            entry = replace(entry, companions=(self._requests.answer(request, stored, ""),))
+            entry = replace(entry, companions=(self._requests.answer(request, message, ""),))
         drift = self._drift.visit(camera.name, count) if counter is self._counter else None
         return Outcome(entry=entry, drift=drift)
 

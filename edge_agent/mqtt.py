@@ -185,9 +185,13 @@ class PahoLink:
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise self._lost(result)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
-        """Send a publication; see `Link.publish`."""
-        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, expiry_s: int | None = None) -> int:
+        """Send a publication, with MQTT 5 perhaps one that expires; see `Link.publish`."""
+        properties = None
+        if expiry_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # untyped in paho
+            properties.MessageExpiryInterval = expiry_s
+        info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise self._lost(MQTTErrorCode(info.rc))
         return int(info.mid)

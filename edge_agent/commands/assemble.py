@@ -10,11 +10,13 @@ from edge_agent.commands.desk import Desk
 from edge_agent.commands.exchange import Exchange
 from edge_agent.commands.memory import Memory
 from edge_agent.commands.order import Results
+from edge_agent.commands.recalibrate import RecalibrateHandler
 from edge_agent.commands.runner import Runner
 from edge_agent.commands.service import Commands, JobHandler, visit_answer
 from edge_agent.commands.settings import Settings, kept_overrides
 from edge_agent.commands.simple import CaptureHandler, PingHandler, SetHandler, SnapshotHandler
 from edge_agent.commands.visit_requests import VisitRequests
+from edge_agent.recorder import Recorder
 from edge_agent.tuning import tuning
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class CommandsKit:
 
     Attributes:
         requests: For the frame path.
+        recorder: For the frame path.
 
     Args:
         config: The agent's.
@@ -55,6 +58,7 @@ class CommandsKit:
         self._remembered = remembered
         self._results = Results(config.robot.id, topics)
         self.requests = VisitRequests(visit_answer(self._results))
+        self.recorder = Recorder(config.state.path / "visits", config.state.max_bytes // 4)
 
     def make(self, counter: Callable[[], Counter], version: str, prefix: str | None) -> Commands:
         """Put the service together.
@@ -89,6 +93,7 @@ class CommandsKit:
         long_ones: dict[str, Handler] = {
             "deploy": DeployHandler(config, switch),
             "rollback": RollbackHandler(switch),
+            "recalibrate": RecalibrateHandler(switch, self.recorder, config.bundle.engine),
         }
         jobs = Runner("jobs", long_ones, lambda: desk, results)
         at_once: dict[str, Handler] = {
@@ -101,4 +106,4 @@ class CommandsKit:
         quick = Runner("commands", at_once, lambda: desk, results)
         desk = Desk(Memory(self._remembered), results, self._outbox, self._telemetry, give=quick.give)
         self._outbox.on_stored = desk.stored
-        return Commands(desk, quick, jobs, exchange, settings)
+        return Commands(desk, quick, jobs, exchange, settings, self.recorder)

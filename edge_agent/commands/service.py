@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_agent.commands.settings import Settings
     from edge_agent.commands.visit_requests import VisitRequest
     from edge_agent.messages import CountMessage
+    from edge_agent.recorder import Recorder
     from edge_agent.rows import Entry
 
 
@@ -52,9 +53,13 @@ class Commands:
         jobs: For what takes long.
         exchange: To the agent's loop.
         settings: Those in force.
+        recorder: Writes visits down for the jobs.
     """
 
-    def __init__(self, desk: Desk, quick: Runner, jobs: Runner, exchange: Exchange, settings: Settings) -> None:
+    def __init__(
+        self, desk: Desk, quick: Runner, jobs: Runner, exchange: Exchange, settings: Settings, recorder: Recorder
+    ) -> None:
+        self._recorder = recorder
         self.desk = desk
         self.exchange = exchange
         self.settings = settings
@@ -77,6 +82,7 @@ class Commands:
         self.settings.keep(self.settings.overrides)
         self._quick.worker.start()
         self._jobs.worker.start()
+        self._recorder.worker.start()
 
     def finish(self, timeout_s: float) -> None:
         """End the threads. What is being carried out stays open and is settled at the next start.
@@ -86,6 +92,7 @@ class Commands:
         """
         self._quick.finish(timeout_s)
         self._jobs.finish(timeout_s)
+        self._recorder.finish(timeout_s)
 
 
 def visit_answer(results: Results) -> Callable[[VisitRequest, CountMessage | None, str], Entry]:

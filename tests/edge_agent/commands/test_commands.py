@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+import bintally
+from bundle.errors import ConfigError
 from bundle.images import decode
 from bundle.store import Store
 from bundle.verify import load_bundle
@@ -57,7 +60,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    with Mosquitto(folder) as broker:
+    with Mosquitto(folder, "allow_anonymous true\nmax_queued_messages 20000") as broker:
         made = Site(folder, tiny_bundle, broker.port)
         yield made
         with made.operator:
@@ -223,3 +226,92 @@ def test_deploy_of_what_is_not_right_leaves_the_old_bundle_counting(site: Site) 
     wait_until(lambda: len(site.operator.of("/count")) > before + 3)
     assert site.operator.of("/count")[-1]["bundle"].startswith("tiny-1.0.0")
     assert not (site.folder / "state" / "bundle.part").exists()
+
+
+def test_send_prints_results_and_exits_by_them(site: Site, tmp_path: Path) -> None:
+    def send(*words: str) -> tuple[int, list[dict[str, Any]]]:
+        done = CliRunner().invoke(bintally.cli, ["send", "--port", str(site.port), "--json", *words])
+        return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
+
+    code, results = send(
+        "wh1/r1", "capture", "bin_id=01044", "record=2", "--command-id", "from-the-shell", "--wait", "60"
+    )
+    assert (code, results[-1]["detail"]["bin_id"]) == (0, "01044")
+    assert [result["state"] for result in results] == ["accepted", "succeeded"]
+    assert send("wh1/r1", "capture", "bin_id=01044", "--command-id", "from-the-shell")[1] == results[-1:]
+    code, results = send("wh1/r1", "set", "threshold=0.1")
+    assert (code, results[-1]["reason"]) == (3, "threshold_too_low")
+    assert send("wh1/nobody", "ping", "--wait", "1") == (75, [])
+    assert send("wh1/r1", "ping", "--wait", "0") == (0, [])
+    (tmp_path / "wrong.json").write_text("{", encoding="utf-8")
+    for words, wrong in (
+        (["wh1/r1", "capture"], "bin_id"),
+        (["wh1/r1", "ping", "x=1"], "x=1"),
+        (["r1", "ping"], "SITE/ROBOT"),
+        (["wh1/r1", "recalibrate", f"labels=@{tmp_path / 'wrong.json'}"], "labels"),
+    ):
+        error = CliRunner().invoke(bintally.cli, ["send", *words]).exception
+        assert isinstance(error, ConfigError)
+        assert wrong in str(error)
+
+
+def test_flood_of_a_thousand_a_second_is_refused_and_counting_goes_on(site: Site) -> None:
+    before = len(site.operator.of("/count"))
+    content = [fields(f"flood-{number:06d}") for number in range(3000)]
+    for one in content:
+        site.operator.send("ping", one)
+    wait_until(lambda: site.operator.of("/telemetry") and _drops(site).get("commands_refused", 0) > 2500)
+    accepted = {r["command_id"] for r in site.operator.of("/result") if r["state"] == "accepted"}
+    done = [r["command_id"] for r in site.operator.of("/result") if r["state"] == "succeeded"]
+    assert 50 <= len([name for name in accepted if name.startswith("flood")]) < 500
+    assert len(done) - len(set(done)) <= 200  # answers may repeat, and come from memory
+    assert len(site.operator.of("/count")) > before
+    wait_until(lambda: _pings(site), timeout_s=60, what="a ping after the flood")
+
+
+def _drops(site: Site) -> dict[str, int]:
+    drops: dict[str, int] = site.operator.of("/telemetry")[-1]["drops"]
+    return drops
+
+
+def _pings(site: Site) -> bool:
+    name = f"after-flood-{len(site.operator.messages)}"
+    site.operator.send("ping", fields(name))
+    return bool(site.operator.final(name)["state"] == "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("snapshot", {"camera": "camera"}), ("capture", {"bin_id": "killed", "frames": 32}), ("ping", {})],
+)
+def test_kill_between_acceptance_and_result_gives_one_result(site: Site, name: str, more: dict[str, Any]) -> None:
+    command_id = f"killed-{name}"
+    content = fields(command_id) | more
+    site.operator.send(name, content)
+    wait_until(lambda: site.operator.results(command_id))
+    site.restart()
+    final = site.operator.final(command_id)
+    site.operator.send(name, content)
+    site.operator.send("ping", fields(f"after-{command_id}"))
+    site.operator.final(f"after-{command_id}")
+    finals = {r["event_id"] for r in site.operator.results(command_id) if r["state"] in ("succeeded", "failed")}
+    assert finals == {final["event_id"]}
+    assert final["state"] == "succeeded" or final["reason"] == "interrupted"
+    assert len({count["event_id"] for count in site.operator.of("/count") if count["bin_id"] == "killed"}) <= 1
+
+
+def test_recalibrate_runs_the_job_and_gives_one_result(site: Site) -> None:
+    asked = {"min_visits": 20, "max_visits": 20, "collect_s": 60, "watch_visits": 0, "watch_s": 0, "ranges": False}
+    site.operator.send("recalibrate", fields("recalibrate-1", **asked))
+    wait_until(lambda: len(site.operator.results("recalibrate-1")) >= 2, timeout_s=120)
+    site.operator.send("rollback", fields("rollback-busy"))
+    assert site.operator.final("rollback-busy")["reason"] == "busy"
+    site.restart()  # the job goes on
+    final = site.operator.final("recalibrate-1", timeout_s=200)
+    states = [result["state"] for result in site.operator.results("recalibrate-1")]
+    assert states[0] == "accepted"
+    assert "running" in states
+    assert len([state for state in states if state not in ("accepted", "running")]) == 1
+    # Three bins again and again are nothing to fit a bundle to.
+    assert final["reason"] == "not_better"
+    wait_until(lambda: not (site.folder / "state" / "visits").exists())

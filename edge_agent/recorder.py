@@ -1,0 +1,139 @@
+"""Visits written down for a recalibration job, in the format of `bundle.visits`, while one runs and only then.
+
+The frame path hands frames over and never waits: a thread writes them, and what it cannot keep up with is left out. The
+folder is bounded in visits and bytes; the oldest visit goes first.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import shutil
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bundle.visits import VisitRecord, write_visit
+from edge_agent.backoff import Backoff
+from edge_agent.machine import read_clock
+from edge_agent.threads import Worker
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_agent.messages import CountMessage
+
+_LOG = logging.getLogger(__name__)
+
+MAX_FRAMES = 4
+_MAX_WAITING = 16
+_MAX_VISITS = 4000
+_WAIT_S = 0.25
+_PNG_START = b"\x89PNG"
+
+
+class Recorder:
+    """Writes visits into a folder.
+
+    Args:
+        folder: Where to; exists while a job runs.
+        max_bytes: Of the folder.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.active = False
+        self.written = 0
+        self.left_out = 0
+        self._max_bytes = max_bytes
+        self._waiting: queue.Queue[tuple[VisitRecord, list[bytes]]] = queue.Queue(_MAX_WAITING)
+        self._visits: deque[tuple[str, int]] = deque()
+        self._over = False
+        self._stop = threading.Event()
+        self.worker = Worker("recorder", self._work, backoff=Backoff(1.0, 30.0), stop=self._stop)
+
+    def begin(self) -> None:
+        """Write visits from now on, beside those that are there already.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(file.stem for file in self.folder.glob("*.json"))
+        self._visits = deque((name, sum(f.stat().st_size for f in self.folder.glob(f"{name}*"))) for name in names)
+        self.active, self._over = True, False
+
+    def end(self) -> None:
+        """Write no more; the thread removes what was written."""
+        self.active = False
+        self._over = True
+
+    def put(self, message: CountMessage, frames: list[bytes]) -> None:
+        """Hand a visit over; the frame path's side.
+
+        Args:
+            message: Its count.
+            frames: JPEG or PNG files, those that were counted.
+        """
+        if not self.active or not frames:
+            return
+        names = tuple(
+            f"{message.event_id}-{number}.{'png' if data.startswith(_PNG_START) else 'jpg'}"
+            for number, data in enumerate(frames)
+        )
+        sure = read_clock().synchronised is not False
+        record = VisitRecord(
+            visit=message.event_id,
+            bin_id=message.bin_id,
+            frames=names,
+            captured_at=message.captured_at if sure else None,
+        )
+        try:
+            self._waiting.put_nowait((record, frames))
+        except queue.Full:
+            self.left_out += 1
+
+    def finish(self, timeout_s: float) -> bool:
+        """End the thread; the folder stays for the next start.
+
+        Args:
+            timeout_s: How long that may take.
+
+        Returns:
+            Whether it ended.
+        """
+        self.active = False
+        self._stop.set()
+        return self.worker.join(timeout_s)
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self.worker.tick()
+            try:
+                record, frames = self._waiting.get(timeout=_WAIT_S)
+            except queue.Empty:
+                self._sweep()
+                continue
+            if not self.active:
+                continue
+            try:
+                write_visit(self.folder, record, frames)
+            except OSError as exc:
+                self.left_out += 1
+                _LOG.warning("a visit could not be written for the recalibration: %s", exc.strerror)
+                continue
+            self.written += 1
+            self._visits.append((record.visit, sum(map(len, frames))))
+            self._bound()
+
+    def _sweep(self) -> None:
+        if self._over and not self.active:
+            self._over = False
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _bound(self) -> None:
+        while len(self._visits) > _MAX_VISITS or sum(size for _, size in self._visits) > self._max_bytes:
+            name, _ = self._visits.popleft()
+            # The record first: a visit is there whole or not at all.
+            for file in sorted(self.folder.glob(f"{name}*"), key=lambda path: path.suffix != ".json"):
+                file.unlink(missing_ok=True)
