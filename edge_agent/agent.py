@@ -282,6 +282,8 @@ class Agent:
             self._parts.alarms.event(
                 "visit_rejected", "warning", name, f"no frame of the visit can be counted: {outcome.rejected}"
             )
+        if outcome.rescan is not None:
+            self._parts.alarms.event("rescan_wanted", "info", outcome.rescan, "the count is unsure: look again")
         if outcome.entry is not None:
             self._store(outcome.entry, patient=not camera.live)
         if outcome.drift is not None:

@@ -154,6 +154,8 @@ class Camera:
             height=settings.height,
             fps=settings.fps,
             look_fps=settings.look_fps,
+            marker=settings.marker,
+            marker_dictionary=settings.marker_dictionary,
         )
         self._ring = FrameRing.create(self._order.shape)
         self._process: subprocess.Popen[bytes] | None = None

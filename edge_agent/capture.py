@@ -36,6 +36,7 @@ from edge_agent.frames import (
 )
 from edge_agent.gate import measure
 from edge_agent.live import CameraSource
+from edge_agent.markers import MarkerKind, MarkerReader
 from edge_agent.snapshot import SCHEME, SnapshotSource
 from edge_agent.sources import FolderSource, Picture, Source, Unusable, VideoSource, source_kind
 
@@ -66,6 +67,8 @@ class CaptureOrder:
         fps: Asked of a camera.
         look_fps: Pictures of a camera that are decoded in a second, at most.
         preprocessing: Of the bundle, as its manifest writes it.
+        marker: What is printed on the bins, None when nobody wants to know.
+        marker_dictionary: Of ArUco markers.
     """
 
     source: int | str
@@ -79,6 +82,13 @@ class CaptureOrder:
     height: int | None = None
     fps: float | None = None
     look_fps: float = 10.0
+    marker: MarkerKind | None = None
+    marker_dictionary: str = ""
+
+    @property
+    def reader(self) -> MarkerReader | None:
+        """What reads labels, if they are wanted."""
+        return None if self.marker is None else MarkerReader(self.marker, self.marker_dictionary)
 
     @property
     def shape(self) -> RingShape:
@@ -120,6 +130,9 @@ def open_source(order: CaptureOrder) -> Source:
 class Sender:
     """The capture process's end of the pipe and the memory.
 
+    Attributes:
+        markers: Reads labels; None when nobody wants to know.
+
     Args:
         pipe: To the agent.
         ring: The shared memory.
@@ -127,6 +140,7 @@ class Sender:
     """
 
     def __init__(self, pipe: socket.socket, ring: FrameRing, spec: Preprocessing) -> None:
+        self.markers: MarkerReader | None = None
         self._pipe = pipe
         self._ring = ring
         self._spec = spec
@@ -184,6 +198,7 @@ class Sender:
                 position_s=picture.position_s,
                 dropped=dropped,
                 stats=stats,
+                marker="" if self.markers is None else self.markers.read(picture.image_bgr),
             )
         )
 
@@ -291,12 +306,20 @@ def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_so
     ring_descriptor, pipe_descriptor = arguments
     pipe = socket.socket(fileno=int(pipe_descriptor))
     order = CaptureOrder(**json.loads(pipe.recv(MAX_MESSAGE_BYTES)))
+    threading.excepthook = _die
     sender = Sender(pipe, FrameRing(int(ring_descriptor), order.shape), order.spec)
     try:
+        sender.markers = order.reader
         serve(choose(order), sender, order.start)
     except _HOPELESS as exc:
         sender.send(FailureMessage(str(exc), fatal=True))
     threading.Event().wait()
+
+
+def _die(failure: threading.ExceptHookArgs) -> None:
+    """End at once when a thread has failed in an unforeseen way: a dead process is noticed sooner than a silent one."""
+    sys.excepthook(failure.exc_type, failure.exc_value or failure.exc_type(), failure.exc_traceback)
+    os._exit(1)
 
 
 def main() -> None:

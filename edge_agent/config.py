@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """One level of an MQTT topic and one folder of an object key: nothing that either would interpret."""
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
-BIN_ID_FIELDS = ("stem", "camera", "visit")
+BIN_ID_FIELDS = ("stem", "camera", "visit", "marker")
 
 _USERINFO = re.compile(r"(:/+).*@", re.DOTALL)
 """Up to the last @, because a password may hold one, or a slash that nobody has encoded."""
@@ -72,7 +73,7 @@ class BundleSection(_Section):
 class VisitSection(_Section):
     """When a camera looks at a bin, and how many frames make its count."""
 
-    trigger: Literal["photo", "interval", "settle"] | None = None
+    trigger: Literal["photo", "interval", "settle", "marker"] | None = None
     """None: every photo of a folder is a visit, anything else is visited by interval."""
     interval_s: float = Field(default=5.0, ge=0.05, le=86_400)
     frames: int = Field(default=3, ge=1, le=32)
@@ -80,6 +81,10 @@ class VisitSection(_Section):
     """Mean grey-level change between frames that means the robot moves."""
     still_below: float = Field(default=2.5, gt=0, le=255)
     still_frames: int = Field(default=3, ge=1, le=100)
+    marker_gone_s: float = Field(default=10.0, ge=0, le=86_400)
+    """A label that was out of sight for so long opens a visit again when it comes back."""
+    rescans_per_hour: int = Field(default=12, ge=0, le=3600)
+    """So often a live camera may ask for another look at a bin that it is unsure of; for one bin once an hour."""
 
 
 class GateSection(_Section):
@@ -105,7 +110,8 @@ class CameraSection(_Section):
     """A folder of photos, a video file, a camera index, a device such as /dev/v4l/by-id/..., or an address: rtsp://host/x,
     csi://0, gst://PIPELINE, snapshot+http://host/x.jpg."""
     bin_id: str | None = Field(default=None, min_length=1, max_length=255)
-    """Template of `{stem}` (of the file), `{camera}`, `{visit}`; None is `{stem}` for folders, else `{camera}`."""
+    """Template of `{stem}` (of the file), `{camera}`, `{visit}`, `{marker}`; None is `{stem}` for folders, `{marker}`
+    for visits by marker, else `{camera}`."""
     repeat: bool = False
     """Start a folder or a video again when it ends."""
     pause_s: float = Field(default=0.0, ge=0, le=3600)
@@ -116,11 +122,23 @@ class CameraSection(_Section):
     look_fps: float = Field(default=10.0, gt=0, le=1000)
     """A live camera is looked at so often in a second, at most: what lies between costs no decoding."""
     max_pixels: int = Field(default=40_000_000, ge=4096, le=200_000_000)
+    marker: Literal["qr", "aruco"] | None = None
+    """What is printed on the bins; its text is `{marker}` in `bin_id`."""
+    marker_dictionary: str = Field(default="4X4_50", pattern=r"^[A-Za-z0-9_]{1,40}$")
+    """Of ArUco markers, as OpenCV names it without DICT_."""
+    region: tuple[tuple[Share, Share], ...] | None = Field(default=None, min_length=3, max_length=32)
+    """Corners of the bin in the picture, x and y as shares of width and height, for `uploads.blur_outside`."""
     open_timeout_s: float = Field(default=30.0, ge=0.5, le=600)
     stall_s: float = Field(default=8.0, ge=0.2, le=600)
     restart_max_s: float = Field(default=60.0, ge=0.05, le=3600)
     visit: VisitSection = VisitSection()
     gate: GateSection = GateSection()
+
+    @model_validator(mode="after")
+    def _has_marker(self) -> CameraSection:
+        if self.visit.trigger == "marker" and self.marker is None:
+            raise ValueError('visit.trigger = "marker" needs marker = "qr" or "aruco"')
+        return self
 
     @field_validator("bin_id")
     @classmethod
@@ -170,15 +188,19 @@ class QuotaSection(_Section):
     images_per_hour: int = Field(default=10_000, ge=0, le=1_000_000)
     images_per_day: int = Field(default=50_000, ge=0, le=10_000_000)
     bytes_per_day: int = Field(default=10 << 30, ge=0, le=1 << 50)
+    images_per_bin_per_day: int | None = Field(default=None, ge=0, le=1_000_000)
+    """None: no bound of its own, because without a template in `bin_id` a camera's visits are all of one bin."""
 
 
 class UploadsSection(_Section):
     """Which images leave the robot, and, without an object store, the folder they go to."""
 
     folder: Path | None = None
-    audit_share: float = Field(default=0.0, ge=0, le=1)
+    audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of confident visits whose image is uploaded too, to measure the true error rate without bias."""
     jpeg_quality: int = Field(default=92, ge=30, le=100)
+    blur_outside: bool = False
+    """Make everything outside `cameras.region` unreadable before a picture leaves the robot."""
     quota: QuotaSection = QuotaSection()
 
 
@@ -288,6 +310,8 @@ class AgentConfig(_Section):
             raise ValueError(f"camera names must differ, got {', '.join(names)}")
         if self.mqtt.home_assistant is not None and "." in self.robot.site + self.robot.id:
             raise ValueError("Home Assistant takes no dot in robot.site and robot.id")
+        if self.uploads.blur_outside and any(camera.region is None for camera in self.cameras):
+            raise ValueError("uploads.blur_outside needs cameras.region for every camera")
         if self.s3 is not None and self.uploads.folder is not None:
             raise ValueError("images go to [s3] or to uploads.folder, not to both: remove one of them")
         return self

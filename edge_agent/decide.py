@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
+_MAX_BINS = 20_000
+_RESCAN_AGAIN_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,61 @@ class UploadBudget:
     images_in_hour: int = 0
     images_in_day: int = 0
     bytes_in_day: int = 0
+
+
+class BinTally:
+    """Images of each bin in the current day, in bounded memory: the bin that was longest without one is forgotten."""
+
+    def __init__(self) -> None:
+        self._day = 0
+        self._images: dict[str, int] = {}
+
+    def admit(self, bin_id: str, most: int | None, now_s: float) -> bool:
+        """Ask whether another image of a bin may go, and count it.
+
+        Args:
+            bin_id: Which bin.
+            most: Images a day; None is no bound.
+            now_s: Monotonic seconds.
+
+        Returns:
+            Whether it may.
+        """
+        if most is None:
+            return True
+        day = int(now_s // _DAY_S)
+        if day != self._day:
+            self._day, self._images = day, {}
+        used = self._images.pop(bin_id, 0)
+        fits = used < most
+        self._images[bin_id] = used + fits
+        if len(self._images) > _MAX_BINS:
+            del self._images[next(iter(self._images))]
+        return fits
+
+
+class Rescans:
+    """Which bins a camera has asked another look at, in the last hour."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, float] = {}
+
+    def admit(self, bin_id: str, most: int, now_s: float) -> bool:
+        """Ask whether another look may be asked for, and count it.
+
+        Args:
+            bin_id: Which bin.
+            most: An hour, all bins together.
+            now_s: Monotonic seconds.
+
+        Returns:
+            Whether it may; a bin is asked for once an hour.
+        """
+        self._asked = {name: at_s for name, at_s in self._asked.items() if now_s - at_s < _RESCAN_AGAIN_S}
+        fits = bin_id not in self._asked and len(self._asked) < most
+        if fits:
+            self._asked[bin_id] = now_s
+        return fits
 
 
 def reason_to_upload(count: Count, *, audit_share: float, draw: float) -> Literal["unsure", "audit"] | None:

@@ -22,6 +22,7 @@ from edge_agent.drift_watch import DriftWatch
 from edge_agent.gate import GateState, judge
 from edge_agent.machine import read_clock
 from edge_agent.messages import CountMessage, IntervalField, SidecarMessage, new_event_id, utc
+from edge_agent.privacy import blur_outside
 from edge_agent.recorder import MAX_FRAMES
 from edge_agent.rows import Entry, ImageEntry
 from edge_agent.uploads import image_key
@@ -79,6 +80,7 @@ class _View:
     best: _Best | None = None
     recorded: list[bytes] = field(default_factory=list)
     blind: tuple[str, ...] = ()
+    rescans: decide.Rescans = field(default_factory=decide.Rescans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,14 @@ class Outcome:
         rejected: Why a completed visit gave no count.
         drift: What was found about the visits of this camera.
         frozen: The camera repeats its picture and must be restarted.
+        rescan: A bin that should be looked at again, because the count is unsure.
     """
 
     entry: Entry | None = None
     rejected: str | None = None
     drift: DriftEvent | None = None
     frozen: bool = False
+    rescan: str | None = None
 
 
 class FramePath:
@@ -158,6 +162,7 @@ class FramePath:
         self._wall_clock = wall_clock
         self._rng = rng or random.Random()  # noqa: S311 - a sample, not a secret
         self._budget = decide.UploadBudget()
+        self._bins = decide.BinTally()
         self._views = {name: _view(settings, camera) for name, (settings, camera) in cameras.items()}
 
     @property
@@ -221,9 +226,11 @@ class FramePath:
         counter = view.counter = view.counter or self._counter
         flags = set(verdict.flags) - (set() if camera.live else _LIVE_FLAGS)
         usable = not flags or camera.kind == "folder"
-        if not usable:
+        if visit.leaves(view.visit, _rule(view)[1]):
+            usable = False
+        elif not usable:
             self._telemetry.count("frames_rejected")
-        else:
+        if usable:
             logits = counter.logits([frame.network_bgr])
             posterior = counter.posteriors_from(logits)[0]
             if counter is self._counter:
@@ -249,7 +256,9 @@ class FramePath:
             if view.request is not None:
                 view.visit = visit.open_now(view.visit, rule, at_s=at_s)
                 return
-        view.visit = visit.begin(view.visit, rule, view.trigger, at_s=at_s, motion=message.stats.motion)
+        view.visit = visit.begin(
+            view.visit, rule, view.trigger, at_s=at_s, motion=message.stats.motion, marker=message.marker
+        )
 
     def blind(self, camera: Camera) -> str:
         """What keeps a camera from seeing anything, empty when it sees.
@@ -321,36 +330,57 @@ class FramePath:
         image = None
         why = decide.reason_to_upload(count, audit_share=self._uploads.audit_share, draw=self._rng.random())
         if why is not None and self._upload_prefix is not None:
-            image = self._image(camera, last, best)
+            image = self._image(view, camera, last, best)
         made = _Made(counter, request, len(posteriors), flags)
         message = self._message(view, count, first, made)
+        if image is not None and not self._admit(message.bin_id, len(image)):
+            image = None
         self._recorder.put(message, recorded)
         entry = self._entry(message, image, why, first)
         if request is not None:
             entry = replace(entry, companions=(self._requests.answer(request, message, ""),))
         drift = self._drift.visit(camera.name, count) if counter is self._counter else None
-        return Outcome(entry=entry, drift=drift)
+        return Outcome(entry=entry, drift=drift, rescan=self._rescan(view, camera, message))
 
-    def _image(self, camera: Camera, last: Frame | None, best: _Best | None) -> bytes | None:
-        """The image to upload, if the quota allows: the photo as it was, or the sharpest frame as JPEG."""
+    def _rescan(self, view: _View, camera: Camera, message: CountMessage) -> str | None:
+        """A bin to look at again: only a robot that is there can, so files never ask."""
+        if message.confident or not camera.live:
+            return None
+        allowed = view.rescans.admit(message.bin_id, view.settings.visit.rescans_per_hour, self._clock())
+        return message.bin_id if allowed else None
+
+    def _admit(self, bin_id: str, size: int) -> bool:
+        """Ask the quotas for one image."""
+        now_s, quota = self._clock(), self._uploads.quota
+        fits, budget = decide.admit(self._budget, quota, size=size, now_s=now_s)
+        if fits and self._bins.admit(bin_id, quota.images_per_bin_per_day, now_s):
+            self._budget = budget
+            return True
+        self._telemetry.count("images_over_quota")
+        return False
+
+    def _image(self, view: _View, camera: Camera, last: Frame | None, best: _Best | None) -> bytes | None:
+        """The image to upload: the photo as it was, or the sharpest frame as JPEG."""
         if last is not None and (best is None or last.message.stats.sharpness > best.sharpness):
             encoded, pixels = camera.encoded(last), last.image_bgr
         elif best is not None:
             encoded, pixels = best.encoded, best.image_bgr
         else:
             return None
+        if self._uploads.blur_outside:
+            return encode_jpeg(blur_outside(pixels, view.settings.region or ()), self._uploads.jpeg_quality)
         if not 0 < len(encoded) <= _MAX_ORIGINAL_BYTES:
             encoded = encode_jpeg(pixels, self._uploads.jpeg_quality)
-        fits, self._budget = decide.admit(self._budget, self._uploads.quota, size=len(encoded), now_s=self._clock())
-        if not fits:
-            self._telemetry.count("images_over_quota")
-            return None
         return encoded
 
     def _message(self, view: _View, count: Count, first: FrameMessage, made: _Made) -> CountMessage:
         bin_id = view.template.format(
-            stem=PurePath(first.name).stem, camera=view.settings.name, visit=view.visit.number
+            stem=PurePath(first.name).stem,
+            camera=view.settings.name,
+            visit=view.visit.number,
+            marker=view.visit.marker or first.marker,
         )[:_MAX_BIN_ID]
+        bin_id = bin_id or view.settings.name  # a template of a label that nobody could read
         counter, request = made.counter, made.request
         if request is not None:
             bin_id = request.bin_id
@@ -424,8 +454,7 @@ def _rule(view: _View) -> tuple[VisitSection, visit.Trigger]:
 
 def _view(settings: CameraSection, camera: Camera) -> _View:
     is_folder = camera.kind == "folder"
-    return _View(
-        settings=settings,
-        trigger=settings.visit.trigger or ("photo" if is_folder else "interval"),
-        template=settings.bin_id or ("{stem}" if is_folder else "{camera}"),
-    )
+    trigger = settings.visit.trigger or ("photo" if is_folder else "interval")
+    usual = "{stem}" if is_folder else "{camera}"
+    template = settings.bin_id or ("{marker}" if trigger == "marker" else usual)
+    return _View(settings=settings, trigger=trigger, template=template)

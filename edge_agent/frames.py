@@ -66,6 +66,7 @@ class FrameMessage:
         position_s: Time inside a video file; None for anything else.
         dropped: Frames that this process has dropped since it started, because newer ones came.
         stats: For the gate.
+        marker: What the label in the picture says, empty when none is read.
     """
 
     slot: int
@@ -79,6 +80,7 @@ class FrameMessage:
     position_s: float | None
     dropped: int
     stats: FrameStats
+    marker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ def encode_message(message: CaptureMessage) -> bytes:
         stats.checksum,
         stats.flat_tail,
     )
-    return _FRAME_MARK + packed + message.name.encode()
+    return _FRAME_MARK + packed + f"{message.name}\0{message.marker}".encode()
 
 
 def decode_message(data: bytes) -> CaptureMessage:
@@ -175,10 +177,11 @@ def _frame_message(data: bytes) -> FrameMessage:
     slot, index, height, width, encoded_bytes, captured_s, mono_s, position_s, dropped, *stats = _FRAME.unpack_from(
         data, len(_FRAME_MARK)
     )
+    name, _, marker = data[len(_FRAME_MARK) + _FRAME.size :].decode().partition("\0")
     return FrameMessage(
         slot=slot,
         index=index,
-        name=data[len(_FRAME_MARK) + _FRAME.size :].decode(),
+        name=name,
         height=height,
         width=width,
         encoded_bytes=encoded_bytes,
@@ -187,6 +190,7 @@ def _frame_message(data: bytes) -> FrameMessage:
         position_s=None if math.isnan(position_s) else position_s,
         dropped=dropped,
         stats=FrameStats(*stats),
+        marker=marker,
     )
 
 

@@ -1,8 +1,8 @@
 """When a camera looks at a bin: pure decisions, one call per frame, state of fixed size.
 
-Three triggers. "photo": every picture is a visit of its own. "interval": a visit starts every so many seconds and takes
+Four triggers. "photo": every picture is a visit of its own. "interval": a visit starts every so many seconds and takes
 the next usable frames. "settle": the robot moved, then stands; once the picture is still for a few frames, a visit
-starts, and no other one before the robot has moved again.
+starts, and no other one before the robot has moved again. "marker": a bin's label comes into view.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class VisitState:
         next_at_s: "interval": when the next visit may start; None before the first frame.
         moved: "settle": the robot has moved since the last visit.
         still: "settle": frames in a row without motion.
+        marker: "marker": the label of the open visit, or of the last one.
+        seen_s: "marker": when that label was last in view.
+        left: "marker": another label came into view during the visit.
     """
 
     number: int = 0
@@ -38,12 +41,17 @@ class VisitState:
     next_at_s: float | None = None
     moved: bool = True
     still: int = 0
+    marker: str = ""
+    seen_s: float = 0.0
+    left: bool = False
 
 
-Trigger = Literal["photo", "interval", "settle"]
+Trigger = Literal["photo", "interval", "settle", "marker"]
 
 
-def begin(state: VisitState, rule: VisitSection, trigger: Trigger, *, at_s: float, motion: float) -> VisitState:
+def begin(
+    state: VisitState, rule: VisitSection, trigger: Trigger, *, at_s: float, motion: float, marker: str = ""
+) -> VisitState:
     """Look at a frame before it is judged: does a visit start with it?
 
     Args:
@@ -52,12 +60,15 @@ def begin(state: VisitState, rule: VisitSection, trigger: Trigger, *, at_s: floa
         trigger: The rule's, or the source's default.
         at_s: Time of the frame: monotonic for a camera, inside the file for a video.
         motion: Of the frame, grey levels.
+        marker: The label in the frame, empty when none is read.
 
     Returns:
         The state with `open` saying whether this frame belongs to a visit.
     """
     if trigger == "settle":
         state = _follow_motion(state, rule, motion)
+    if trigger == "marker" and marker:
+        state = _follow_marker(state, rule, marker, at_s)
     if state.open:
         return replace(state, looked=state.looked + 1)
     if not _due(state, rule, trigger, at_s):
@@ -96,11 +107,22 @@ def _follow_motion(state: VisitState, rule: VisitSection, motion: float) -> Visi
     )
 
 
+def _follow_marker(state: VisitState, rule: VisitSection, marker: str, at_s: float) -> VisitState:
+    """Note a label that was read. A frame on which none is read says nothing: it may be blurred."""
+    if marker == state.marker and (state.open or at_s - state.seen_s <= rule.marker_gone_s):
+        return replace(state, seen_s=at_s)
+    if state.open:
+        return replace(state, left=True)
+    return replace(state, marker=marker, seen_s=at_s, moved=True)
+
+
 def _due(state: VisitState, rule: VisitSection, trigger: Trigger, at_s: float) -> bool:
     if trigger == "photo":
         return True
     if trigger == "interval":
         return state.next_at_s is None or at_s >= state.next_at_s
+    if trigger == "marker":
+        return state.moved and bool(state.marker)
     return state.moved and state.still >= rule.still_frames
 
 
@@ -131,7 +153,17 @@ def is_complete(state: VisitState, rule: VisitSection, trigger: Trigger) -> bool
         return False
     if trigger == "photo" or state.taken >= rule.frames or state.looked >= rule.frames * _LOOKS_PER_FRAME:
         return True
-    return trigger == "settle" and state.moved
+    return leaves(state, trigger)
+
+
+def leaves(state: VisitState, trigger: Trigger) -> bool:
+    """Tell whether the robot leaves the bin with this frame, which then shows something else.
+
+    Args:
+        state: After `begin`, with an open visit.
+        trigger: As for `begin`.
+    """
+    return (trigger == "settle" and state.moved) or (trigger == "marker" and state.left)
 
 
 def close(state: VisitState) -> VisitState:
@@ -143,4 +175,4 @@ def close(state: VisitState) -> VisitState:
     Returns:
         The state between visits.
     """
-    return replace(state, open=False, looked=0, taken=0)
+    return replace(state, open=False, looked=0, taken=0, left=False)

@@ -16,6 +16,7 @@ from edge_agent.commands.service import Commands, JobHandler, visit_answer
 from edge_agent.commands.settings import Settings, kept_overrides
 from edge_agent.commands.simple import CaptureHandler, PingHandler, SetHandler, SnapshotHandler
 from edge_agent.commands.visit_requests import VisitRequests
+from edge_agent.privacy import blur_outside
 from edge_agent.recorder import Recorder
 from edge_agent.tuning import tuning
 
@@ -74,6 +75,9 @@ class CommandsKit:
         config, results = self._config, self._results
         exchange, started_s = Exchange(), time.monotonic()
         cameras = [camera.name for camera in config.cameras]
+        if config.uploads.blur_outside:
+            regions = {camera.name: camera.region or () for camera in config.cameras}
+            exchange.hide = lambda camera, image: blur_outside(image, regions[camera])
 
         def apply(overrides: Overrides) -> None:
             exchange.tune(tuning(config, overrides))

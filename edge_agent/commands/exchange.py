@@ -44,11 +44,13 @@ class Exchange:
     Attributes:
         on_counter: Counts with another counter; set and called by the loop.
         on_tuning: Puts settings into force; set and called by the loop.
+        hide: Takes out of a camera's picture what may not leave the robot.
     """
 
     def __init__(self) -> None:
         self.on_counter: Callable[[Counter], None] = lambda _: None
         self.on_tuning: Callable[[Tuning], None] = lambda _: None
+        self.hide: Callable[[str, NDArray[np.uint8]], NDArray[np.uint8]] = lambda _, image: image.copy()
         self._lock = threading.Lock()
         self._counter: tuple[Counter, threading.Event] | None = None
         self._tuning: Tuning | None = None
@@ -132,5 +134,5 @@ class Exchange:
             wanted = [wish for wish in self._pictures if wish.camera == frame.camera]
             self._pictures = [wish for wish in self._pictures if wish.camera != frame.camera]
         for wish in wanted:
-            wish.image_bgr, wish.captured_s = frame.image_bgr.copy(), frame.message.captured_s
+            wish.image_bgr, wish.captured_s = self.hide(frame.camera, frame.image_bgr), frame.message.captured_s
             wish.there.set()

@@ -9,11 +9,12 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bundle.errors import BintallyError, ConfigError, InputError, IntegrityError
-from bundle.images import encode_jpeg
+from bundle.images import encode_jpeg, read
 from edge_agent.assemble import assemble
 from edge_agent.cli import agent as agent_command
 from edge_agent.outbox_rescue import open_outbox
@@ -86,7 +87,9 @@ def test_agent_folder_every_photo_becomes_one_count_and_unsure_ones_are_uploaded
 ) -> None:
     photos = write_photos(tmp_path / "photos", COUNTS)
     (tmp_path / "records.csv").write_text("bin_id,record\n0001,1\n0002,9\n0003,1\n0006,8\n0007,2\n", encoding="utf-8")
-    rest = f'[uploads]\nfolder = "{tmp_path / "up"}"\n[records]\nfile = "{tmp_path / "records.csv"}"\n'
+    rest = (
+        f'[uploads]\naudit_share = 0.0\nfolder = "{tmp_path / "up"}"\n[records]\nfile = "{tmp_path / "records.csv"}"\n'
+    )
     text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=broker.port, rest=rest)
     with Subscriber(broker.port) as subscriber:
         totals = assemble(load_text(tmp_path, text)).run()
@@ -113,6 +116,24 @@ def test_agent_folder_every_photo_becomes_one_count_and_unsure_ones_are_uploaded
     last = payloads(subscriber, "/status")[-1]
     assert last["state"] == "offline"
     assert last["totals"] == totals
+
+
+def test_agent_blurs_what_lies_beside_the_bin_before_an_image_leaves(tmp_path: Path, tiny_bundle: Path) -> None:
+    photos = write_photos(tmp_path / "photos", [2.5, 2.5])
+    rest = (
+        f'[uploads]\nfolder = "{tmp_path / "up"}"\nblur_outside = true\n[uploads.quota]\nimages_per_bin_per_day = 1\n'
+    )
+    camera = 'bin_id = "one"\nregion = [[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]]'
+    text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", camera=camera, rest=rest)
+    text = text.replace("drain_timeout_s = 0", "drain_timeout_s = 5")
+    totals = assemble(load_text(tmp_path, text)).run()
+    (image,) = (tmp_path / "up").rglob("*.jpg")  # the second one of that bin was over its bound
+    assert totals["uploaded"] == 1
+    shown, photo = (read(file).astype(np.int16) for file in (image, photos / "0000.jpg"))
+    assert np.abs(shown[20:28, 24:40] - photo[20:28, 24:40]).mean() < 2
+    # Of the noise of a photo, cells leave next to nothing.
+    hidden, there = (np.abs(np.diff(one[2:10, 2:60], axis=1)).mean() for one in (shown, photo))
+    assert hidden < there / 3
 
 
 @needs_mosquitto
@@ -307,7 +328,7 @@ def test_agent_killed_again_and_again_under_load_loses_no_accepted_count(
     print(f"seed {seed}")  # noqa: T201 - a failure must be repeatable
     rng = random.Random(seed)
     photos = write_photos(tmp_path / "photos", [n % 6 + 0.5 * (n % 5 == 0) for n in range(50)])
-    rest = f'[uploads]\nfolder = "{tmp_path / "up"}"\n'
+    rest = f'[uploads]\naudit_share = 0.0\nfolder = "{tmp_path / "up"}"\n'
     state = tmp_path / "state"
     text = config_text(
         bundle=tiny_bundle, source=photos, state=state, port=broker.port, camera="repeat = true", rest=rest

@@ -4,7 +4,7 @@ import pytest
 
 from bundle.counter import Count
 from edge_agent.config import QuotaSection
-from edge_agent.decide import UploadBudget, admit, reason_to_upload
+from edge_agent.decide import BinTally, Rescans, UploadBudget, admit, reason_to_upload
 
 
 def _count(*, confident: bool) -> Count:
@@ -46,3 +46,29 @@ def test_admit_day_limits_images_and_bytes() -> None:
         fits, budget = admit(budget, quota, size=size, now_s=now_s)
         seen.append(fits)
     assert seen == [True, False, True, True, False, True]
+
+
+def test_bin_tally_holds_each_bin_to_its_bound_and_begins_anew_every_day() -> None:
+    tally = BinTally()
+    assert [tally.admit("a", 2, 10.0) for _ in range(3)] == [True, True, False]
+    assert tally.admit("b", 2, 10.0)
+    assert tally.admit("a", None, 10.0)
+    assert tally.admit("a", 2, 86_410.0)
+    assert not tally.admit("c", 0, 86_410.0)
+
+
+def test_bin_tally_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.decide._MAX_BINS", 3)
+    tally = BinTally()
+    for name in "abcd":
+        tally.admit(name, 1, 0.0)
+    assert len(tally._images) == 3
+    assert not tally.admit("d", 1, 0.0)
+
+
+def test_rescans_ask_once_an_hour_for_a_bin_and_no_more_than_allowed_in_all() -> None:
+    rescans = Rescans()
+    assert [rescans.admit(name, 2, 0.0) for name in ("a", "a", "b", "c")] == [True, False, True, False]
+    assert not rescans.admit("a", 2, 3599.0)
+    assert rescans.admit("a", 2, 3600.0)
+    assert not Rescans().admit("a", 0, 0.0)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from edge_agent.config import VisitSection
-from edge_agent.visit import Trigger, VisitState, begin, close, is_complete, take
+from edge_agent.visit import Trigger, VisitState, begin, close, is_complete, leaves, take
 
 
 def _visits(frames: list[tuple[float, float]], rule: VisitSection, trigger: Trigger) -> list[list[int]]:
@@ -53,3 +53,39 @@ def test_visit_without_usable_frames_gives_up() -> None:
             break
     assert looked == 20
     assert state.taken == 0
+
+
+def _marked(labels: str, rule: VisitSection) -> list[tuple[str, list[int]]]:
+    """Visits by label, for one frame a second; a point is a frame on which none was read."""
+    state, visits, taken = VisitState(), [], list[int]()
+    for number, label in enumerate(labels):
+        marker = label.strip(".")
+        state = begin(state, rule, "marker", at_s=float(number), motion=0.0, marker=marker)
+        if not state.open:
+            continue
+        if not leaves(state, "marker"):
+            state = take(state)
+            taken.append(number)
+        if is_complete(state, rule, "marker"):
+            visits.append((state.marker, taken))
+            taken = []
+            state = close(state)
+    return visits
+
+
+def test_visit_marker_each_label_is_visited_once_while_it_is_in_view() -> None:
+    assert _marked("..aaaaaa", VisitSection(frames=2)) == [("a", [2, 3])]
+
+
+def test_visit_marker_frames_of_the_next_bin_are_not_taken_for_this_one() -> None:
+    assert _marked("aabbbb", VisitSection(frames=4)) == [("a", [0, 1])]
+    assert _marked("aabbbbb", VisitSection(frames=3)) == [("a", [0, 1]), ("b", [3, 4, 5])]
+
+
+def test_visit_marker_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
+    assert _marked("a..b", VisitSection(frames=3)) == [("a", [0, 1, 2])]
+
+
+def test_visit_marker_that_was_out_of_sight_for_long_is_visited_again() -> None:
+    rule = VisitSection(frames=1, marker_gone_s=3)
+    assert _marked("a..a....a", rule) == [("a", [0]), ("a", [8])]

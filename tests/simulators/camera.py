@@ -67,7 +67,7 @@ class SimulatedCamera:
             image = self._with_noise(_grey(1))
             image[24:] = 128
             return image
-        if order != "freeze":
+        if order not in ("freeze", ""):  # a file that is just being written is empty
             self._last = self._with_noise(_grey(float(order)))
         return self._last
 

@@ -36,7 +36,8 @@ class Site:
         source = write_photos(folder / "photos", [1, 2, 3])
         self.store = Store(folder / "store")
         self.first = self.store.activate(self.store.install(bundle).digest)
-        rest = f'[uploads]\nfolder = "{folder / "up"}"\n[commands]\nbundle_sources = ["{folder / "bundles"}"]\n'
+        uploads = f'[uploads]\naudit_share = 0.0\nfolder = "{folder / "up"}"\n'
+        rest = f'{uploads}[commands]\nbundle_sources = ["{folder / "bundles"}"]\n'
         self.text = config_text(
             bundle=folder / "store",
             source=source,
