@@ -54,7 +54,10 @@ def said_events(repository: Path) -> set[str]:
 
 
 def exit_codes() -> set[str]:
-    families = [bundle.errors.BintallyError, *bundle.errors.BintallyError.__subclasses__()]
+    families: list[type[bundle.errors.BintallyError]] = [
+        bundle.errors.BintallyError,
+        *bundle.errors.BintallyError.__subclasses__(),
+    ]
     others = (click.UsageError.exit_code, bintally._IO_ERROR, bintally._READER_GONE)
     return {str(code) for code in (*(family.exit_code for family in families), *others)}
 
