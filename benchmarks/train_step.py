@@ -104,6 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="steps in a block")
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="that prepare pictures: our threads, their processes")
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
@@ -150,7 +151,7 @@ def _ours(paths: list[Path], options: argparse.Namespace) -> Callable[[int], Non
 
     def batches() -> Iterator[Any]:
         for epoch in itertools.count():
-            yield from training_batches(loaded, config, Reading(epoch, 0, options.size, 1, Ranks()))
+            yield from training_batches(loaded, config, Reading(epoch, 0, options.size, options.workers, Ranks()))
 
     endless = batches()
 
@@ -164,7 +165,12 @@ def _ours(paths: list[Path], options: argparse.Namespace) -> Callable[[int], Non
 
 def _reference(paths: list[Path], options: argparse.Namespace, *, decoded: bool) -> Callable[[int], None]:
     loader = DataLoader(
-        Files(paths, options.size, decoded=decoded), batch_size=options.batch, shuffle=True, drop_last=True
+        Files(paths, options.size, decoded=decoded),
+        batch_size=options.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
     )
     model: nn.Module = torchvision.models.get_model(options.model, weights=None, num_classes=len(CLASSES))
     model.to(options.device).train()

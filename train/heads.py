@@ -55,7 +55,9 @@ class CornHead(nn.Module):
         """
         answers = self.tasks(features)
         more, not_more = -functional.softplus(-answers), -functional.softplus(answers)
-        return more @ self.before + not_more * self.ends
+        # Sums, not a matrix product: INT8 quantises products, and these are logarithms of probabilities.
+        reached = (more.unsqueeze(2) * self.before).sum(dim=1)
+        return reached + not_more * self.ends
 
 
 def head_name(model: nn.Module) -> str:
