@@ -44,6 +44,7 @@ def _budget(flag: str, default: float, words: str) -> Callable[[_Command], _Comm
     type=click.IntRange(0),
     help="Most sensitive convolutions left in float  [default: as few as the budget allows]",
 )
+@click.option("--tta", is_flag=True, help="Look at every frame and its mirror image: twice the time on the robot.")
 @click.option("--tensorrt/--no-tensorrt", default=True, show_default=True, help="Also write the file for TensorRT.")
 @click.option(
     "--target",

@@ -7,7 +7,7 @@ Runtime executes the TensorRT file too: its Q/DQ nodes say exactly what TensorRT
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from export.quantize import Attempt, Judged, Search, quantize_within
 from export.refusal import save_worst
 from export.to_onnx import ROUTES, export_onnx, infer_torch
 from train.metrics import judge, measure
+from train.mirrored import Mirrored
 from train.run import load_run
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
     if out.exists():
         raise ConfigError(f"{out} exists already", fix="Bundles are immutable: name a new folder, or remove this one.")
     step("reading the run and its photos")
-    run = load_run(folder)
+    run = _looking_twice(load_run(folder), options) if options.tta else load_run(folder)
     training = training_photos(options.range_frames, options.tune_frames if options.qat else 0)
     frames = load_material(run, training=training, judged=options.judge_frames, min_judged=options.min_frames)
     step("writing ONNX and holding it against the torch network")
@@ -117,11 +118,20 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
         files[DRIFT_NAME] = (drift.model_dump_json() + "\n").encode()
     manifest = manifest_of(run, options, chosen, fitted, files)
     same = "" if frames.measured_on == "test" else " (the confidence was fitted on the same photos)"
-    words = f"the {frames.measured_on} split of {options.data}{same}"
+    twice = ", each frame looked at together with its mirror image" if options.tta else ""
+    words = f"the {frames.measured_on} split of {options.data}{same}{twice}"
     files["card.md"] = model_card(manifest, fitted.measured, measured_on=words).encode()
     listed = {name: file_entry(data) for name, data in files.items()}
     bundle = pack(out, manifest.model_copy(update={"files": listed}), files)
     return Exported(bundle, onnx_error, tuple(attempts), fitted.measured, frames.measured_on)
+
+
+def _looking_twice(run: Run, options: Options) -> Run:
+    if options.qat > 0:
+        raise ConfigError(
+            "fine-tuning knows no mirror images", got=f"qat = {options.qat}", fix="Leave one of them away."
+        )
+    return replace(run, module=Mirrored(run.module))
 
 
 def _require_equal(run: Run, pixels: NDArray[np.uint8], onnx_logits: NDArray[np.float32]) -> float:

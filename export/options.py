@@ -28,6 +28,7 @@ class Options:
         float_convs: Most sensitive convolutions left in float; None takes as few as the budget allows.
         tensorrt: Also write the model for TensorRT.
         target: What the ONNX files must be readable by.
+        tta: Look at every frame and its mirror image; takes twice as long on the robot.
         qat: Epochs of fine-tuning where INT8 is beyond the budget; 0 leaves more layers in float instead.
         min_frames: Fewest validation frames that parity may be judged on.
         range_frames: Training frames that INT8 is fitted on: three quarters for ranges, one to compare methods.
@@ -44,6 +45,7 @@ class Options:
     float_convs: int | None = None
     tensorrt: bool = True
     target: Target = "any"
+    tta: bool = False
     qat: float = 0.0
     min_frames: int = 200
     range_frames: int = 256

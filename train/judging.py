@@ -13,6 +13,7 @@ from train import metrics
 from train.batches import plain_batches
 from train.heads import head_outputs
 from train.loss import count_loss
+from train.mirrored import Mirrored
 from train.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -47,13 +48,10 @@ def predict(
     """
     device = next(model.parameters()).device
     model.eval()
+    network = Mirrored(model) if mirrored else model
 
     def logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        inputs = torch.from_numpy(batch).to(device)
-        found = model(inputs)
-        if mirrored:
-            found = (found + model(inputs.flip(-1))) / 2
-        return np.asarray(found.float().cpu().numpy())
+        return np.asarray(network(torch.from_numpy(batch).to(device)).float().cpu().numpy())
 
     ranks = ranks or Ranks()
     rows = ranks.rows(len(photos), JUDGE_BATCH)

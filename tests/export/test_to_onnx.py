@@ -14,6 +14,8 @@ from bundle.errors import EngineError
 from bundle.manifest import ModelEntry, Preprocessing
 from export import to_onnx
 from export.to_onnx import ROUTES, Target, export_onnx, infer_torch
+from train.heads import CornHead
+from train.mirrored import Mirrored
 
 _SPEC = Preprocessing(size_wh=(24, 16))
 _DYNAMO = pytest.mark.skipif(
@@ -21,7 +23,7 @@ _DYNAMO = pytest.mark.skipif(
 )
 
 
-def _network() -> nn.Module:
+def _network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False),
@@ -31,6 +33,33 @@ def _network() -> nn.Module:
         nn.Flatten(),
         nn.Linear(8, 3),
     ).eval()
+
+
+def _computes_the_same(network: nn.Module, frames: int) -> onnx.ModelProto:
+    data = export_onnx(network, _SPEC)
+    pictures = np.random.default_rng(0).normal(size=(frames, 3, 16, 24)).astype(np.float32)
+    entry = ModelEntry(role="reference", file="m.onnx", precision="fp32", opset=17)
+    with OrtEngine(data, entry, _SPEC, classes=3) as engine:
+        np.testing.assert_allclose(engine.infer(pictures), infer_torch(network, pictures), atol=1e-5)
+    model: onnx.ModelProto = onnx.load_model_from_string(data)
+    return model
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_export_onnx_mirrored_network_holds_every_layer_once(frames: int) -> None:
+    network = _network()
+    model = _computes_the_same(Mirrored(network), frames)
+    assert [node.op_type for node in model.graph.node].count("Conv") == 1
+    pictures = np.random.default_rng(0).normal(size=(2, 3, 16, 24)).astype(np.float32)
+    both = [infer_torch(network, pictures), infer_torch(network, np.ascontiguousarray(pictures[..., ::-1]))]
+    np.testing.assert_allclose(infer_torch(Mirrored(network), pictures), np.mean(both, axis=0), atol=1e-5)
+
+
+def test_export_onnx_corn_head_leaves_int8_one_product_to_quantise() -> None:
+    network = _network()
+    network[-1] = CornHead(nn.Linear(8, 3), torch.tensor([1.0, 1.0, 0.0]))
+    model = _computes_the_same(network.eval(), 3)
+    assert [node.op_type for node in model.graph.node if node.op_type in ("Gemm", "MatMul")] == ["Gemm"]
 
 
 @pytest.mark.parametrize(
