@@ -39,6 +39,11 @@ class Lane(Generic[Row]):
         """How many more rows fit."""
         return _MAX_ROWS - len(self._rows)
 
+    @property
+    def waiting(self) -> int:
+        """Rows that lie here."""
+        return len(self._rows)
+
     def take(self, limit: int) -> list[Row]:
         """Take rows from the front; the delivery thread's side.
 

@@ -171,7 +171,7 @@ class Ledger:
         Raises:
             DeliveryError: The file is broken.
         """
-        with self.file.transaction():
+        with self.file.transaction(durable=False):
             self.numbers.messages -= self.file.delete("message", ids)
 
     def bury_message(self, message_id: int, reason: str) -> None:

@@ -4,8 +4,8 @@ Invariants:
 - A count is accepted after COMMIT, never before, and leaves only on a confirmed delivery or a counted drop.
 - One thread owns the database. The frame path hands entries over and does not wait; what piles up during one commit
   goes into the next one together (group commit). A bounded number of entries may wait: then `put` blocks.
-- What was delivered is removed with one of the next commits: after a kill it is delivered again, under the same
-  event_id.
+- What was delivered is removed with one of the next commits, or by one of its own that does not wait for the disk: after
+  a kill in between, or a power cut before the next count, it is delivered again, under the same event_id.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _FULL_RETRY_S = 0.5
 _RUSH_S = 0.006
 _RUSH_ENTRIES = 8
 """Counts that come faster than this share a commit: at most so many, waiting at most so long."""
-_SETTLE_AT = 4
+_WAITING_PER_SETTLED = 128
 _SETTLE_AFTER_S = 2.0
-"""Delivered rows wait so long for a commit that takes them along, which halves the number of fsyncs."""
+"""Delivered rows wait so long for a commit that takes them along, if no other message waits for their removal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Outbox:
         messages: On their way to the broker.
         images: On their way to the object store.
         failure: Why the outbox has ended.
-        removed: Delivered messages whose removal is durable.
+        removed: Delivered messages that a kill of the agent cannot bring back.
         progress_s: Monotonic time of the thread's last round.
         on_stored: As `on_accepted`, for who comes to know the outbox later; set before the start.
 
@@ -276,7 +276,7 @@ class Outbox:
         try:
             if self._held and self._clock() >= self._retry_s and self._is_worth_a_commit():
                 self._commit()
-            elif self._closing or len(self._delivered) >= _SETTLE_AT or self._clock() >= self._settle_by_s:
+            elif self._closing or self._is_removal_due():
                 self._remove_delivered()
             self._settle_rest()
             if self._clock() >= self._next_housekeeping_s:
@@ -291,6 +291,12 @@ class Outbox:
         if self._closing or len(self._held) >= _RUSH_ENTRIES:
             return True
         return self._clock() >= self._last_commit_s + _RUSH_S
+
+    def _is_removal_due(self) -> bool:
+        """Messages that wait are held back until delivered ones are removed; many of them wait for a few at once."""
+        waiting = self.messages.waiting
+        is_asked_for = waiting > 0 and len(self._delivered) > waiting // _WAITING_PER_SETTLED
+        return is_asked_for or self._clock() >= self._settle_by_s
 
     def _collect(self) -> None:
         """Wait for orders and take what lies in the inbox."""

@@ -1,7 +1,8 @@
 """Delivery to the broker: at least once, in order, with a small window, refusals set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
-on the next one, under the same event_id. A crash of the agent repeats at most twelve messages.
+on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet removed from the outbox:
+one message while delivery keeps up, and at most four while it catches up.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
-_MAX_REPEATS = 12
+_MAX_REPEATS = 4
+_WAITING_PER_REPEAT = 64
+"""One more message may be under way for so many that wait: a robot that keeps up repeats little, one that lags is fast."""
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0
@@ -254,7 +257,8 @@ class Publisher:
     def _may_send_more(self) -> bool:
         """Bound what a crash would repeat: sent, and not yet removed from the outbox for good."""
         repeatable = len(self._open) + self._acknowledged - self._outbox.removed
-        return repeatable < _MAX_REPEATS and len(self._deferred) < _MAX_DEFERRED
+        allowed = min(_MAX_REPEATS, 1 + self._outbox.messages.waiting // _WAITING_PER_REPEAT)
+        return repeatable < allowed and len(self._deferred) < _MAX_DEFERRED
 
     def _enqueue(self, session: _Session, entry: _Open) -> None:
         message = entry.message

@@ -120,6 +120,11 @@ class AgentProcess:
         assert self.process.stderr is not None
         self.stderr.extend(self.process.stderr)
 
+    @property
+    def ended(self) -> bool:
+        """It has ended by itself."""
+        return self.process.poll() is not None
+
     def kill(self) -> None:
         self.process.kill()
         self.wait()
