@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.commands.table import GRACE_S
 from edge_agent.newest import NewestPerBin
-from edge_agent.outbox_file import OutboxFile, StoreFullError, Table
+from edge_agent.outbox_file import LOG_BYTES, OutboxFile, StoreFullError, Table
 from edge_agent.outbox_rescue import quarantined_bytes
 from edge_agent.reserve import Reserve
 from edge_agent.rows import Entry, StoredImage, StoredMessage
@@ -70,7 +70,7 @@ class Ledger:
         self._opened_s = clock()
         self._reserve = Reserve(limits.path / "reserve")
         self._reserve.restore()
-        self._reserved_bytes = quarantined_bytes(limits.path) + Reserve.SIZE
+        self._reserved_bytes = quarantined_bytes(limits.path) + Reserve.SIZE + LOG_BYTES
         tallies = file.tallies()
         self._uptime_saved_s = tallies.pop("uptime_s", 0.0)
         # The running time is saved once a minute: after a kill, the newest row knows better.

@@ -28,6 +28,8 @@ APPLICATION_ID = 0x62696E74  # "bint"
 FORMAT = 1
 _PAGE_BYTES = 4096
 _WAL_RESERVE_BYTES = 4 << 20
+LOG_BYTES = 2 << 20
+"""The log is folded into the file long before it is so large, and cut back to it when it was larger."""
 _CHECKPOINT_PAGES = 200
 _MAX_DEAD = 1000
 _BOUND_MARGIN_PAGES = 64
@@ -77,7 +79,7 @@ class OutboxFile:
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
-                f"journal_size_limit={_WAL_RESERVE_BYTES // 2}",
+                f"journal_size_limit={LOG_BYTES}",
                 f"max_page_count={max(64, (max_bytes - _WAL_RESERVE_BYTES) // _PAGE_BYTES)}",
                 "trusted_schema=OFF",
                 "cell_size_check=ON",
