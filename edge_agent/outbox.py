@@ -39,7 +39,8 @@ _FULL_RETRY_S = 0.5
 _RUSH_S = 0.006
 _RUSH_ENTRIES = 8
 """Counts that come faster than this share a commit: at most so many, waiting at most so long."""
-_WAITING_PER_SETTLED = 128
+_QUEUED_PER_REMOVAL = 256
+_MAX_REMOVAL = 6
 _SETTLE_AFTER_S = 2.0
 """Delivered rows wait so long for a commit that takes them along, if no other message waits for their removal."""
 
@@ -192,10 +193,11 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Everything that was put has been delivered and uploaded."""
-        return self.is_stored and self._undelivered <= 0 and self._ledger.numbers.images <= 0 and self._inbox.empty()
+        return self.is_stored and self.undelivered <= 0 and self._ledger.numbers.images <= 0 and self._inbox.empty()
 
     @property
-    def _undelivered(self) -> int:
+    def undelivered(self) -> int:
+        """Messages that wait to be delivered, or are under way."""
         return self._ledger.numbers.messages - len(self._delivered)
 
     def is_late(self, message: StoredMessage, after_s: float) -> bool:
@@ -223,7 +225,7 @@ class Outbox:
             accepted_counts=self._accepted["count"],
             accepted_events=self._accepted["event"],
             accepted_images=self._accepted["image"],
-            messages=max(0, self._undelivered),
+            messages=max(0, self.undelivered),
             images=now.images,
             image_bytes=now.image_bytes,
             database_bytes=now.database_bytes,
@@ -293,9 +295,9 @@ class Outbox:
         return self._clock() >= self._last_commit_s + _RUSH_S
 
     def _is_removal_due(self) -> bool:
-        """Messages that wait are held back until delivered ones are removed; many of them wait for a few at once."""
-        waiting = self.messages.waiting
-        is_asked_for = waiting > 0 and len(self._delivered) > waiting // _WAITING_PER_SETTLED
+        """Messages that wait are held back until delivered ones are removed: at once, or when many wait, some together."""
+        together = min(_MAX_REMOVAL, self.undelivered // _QUEUED_PER_REMOVAL)
+        is_asked_for = self.messages.waiting > 0 and len(self._delivered) > together
         return is_asked_for or self._clock() >= self._settle_by_s
 
     def _collect(self) -> None:

@@ -2,7 +2,7 @@
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
 on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet removed from the outbox:
-one message while delivery keeps up, and at most four while it catches up.
+one message while delivery keeps up, and at most twelve while it catches up on thousands.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
-_MAX_REPEATS = 4
-_WAITING_PER_REPEAT = 64
-"""One more message may be under way for so many that wait: a robot that keeps up repeats little, one that lags is fast."""
+_MAX_REPEATS = 12
+_QUEUED_PER_REPEAT = 128
+"""One more message may be under way for so many in the outbox: who keeps up repeats little, who lags catches up fast."""
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0
@@ -257,7 +257,7 @@ class Publisher:
     def _may_send_more(self) -> bool:
         """Bound what a crash would repeat: sent, and not yet removed from the outbox for good."""
         repeatable = len(self._open) + self._acknowledged - self._outbox.removed
-        allowed = min(_MAX_REPEATS, 1 + self._outbox.messages.waiting // _WAITING_PER_REPEAT)
+        allowed = min(_MAX_REPEATS, 1 + self._outbox.undelivered // _QUEUED_PER_REPEAT)
         return repeatable < allowed and len(self._deferred) < _MAX_DEFERRED
 
     def _enqueue(self, session: _Session, entry: _Open) -> None:
