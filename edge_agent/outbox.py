@@ -4,8 +4,8 @@ Invariants:
 - A count is accepted after COMMIT, never before, and leaves only on a confirmed delivery or a counted drop.
 - One thread owns the database. The frame path hands entries over and does not wait; what piles up during one commit
   goes into the next one together (group commit). A bounded number of entries may wait: then `put` blocks.
-- What was delivered is removed with one of the next commits, or by one of its own that does not wait for the disk: after
-  a kill in between, or a power cut before the next count, it is delivered again, under the same event_id.
+- What was delivered is removed with one of the next commits, or by one of its own that does not wait for the disk:
+  after a kill in between, or a power cut before the next count, it is delivered again, under the same event_id.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ class Outbox:
         return self._clock() >= self._last_commit_s + _RUSH_S
 
     def _is_removal_due(self) -> bool:
-        """Messages that wait are held back until delivered ones are removed: at once, or when many wait, some together."""
+        """Messages that wait are held back until delivered ones are removed: at once, or some together if many wait."""
         together = min(_MAX_REMOVAL, self.undelivered // _QUEUED_PER_REMOVAL)
         is_asked_for = self.messages.waiting > 0 and len(self._delivered) > together
         return is_asked_for or self._clock() >= self._settle_by_s

@@ -1,7 +1,7 @@
 """Delivery to the broker: at least once, in order, with a small window, refusals set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
-on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet removed from the outbox:
+on the next one, under the same event_id. A crash of the agent repeats what was sent and is still in the outbox:
 one message while delivery keeps up, and at most twelve while it catches up on thousands.
 """
 
@@ -36,7 +36,7 @@ _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
 _MAX_REPEATS = 12
 _QUEUED_PER_REPEAT = 128
-"""One more message may be under way for so many in the outbox: who keeps up repeats little, who lags catches up fast."""
+"""One more message may be under way for so many in the outbox: little is repeated, and a backlog goes out fast."""
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0

@@ -2,9 +2,9 @@
 
     python -m tests.faults.broker_kills --minutes 10 --every-s 10
 
-A mosquitto that is killed with SIGKILL forgets what it acknowledged and had not saved. So two logs are compared: what it
-acknowledged, seen on the wire between agent and broker, which is what the agent promises; and what its subscriber got.
-The last line is one JSON object; `lost` must be 0.
+A mosquitto that is killed with SIGKILL forgets what it acknowledged and had not saved. So two logs are compared: what
+it acknowledged, seen on the wire between agent and broker, which is what the agent promises; and what its subscriber
+got. The last line is one JSON object; `lost` must be 0.
 """
 
 from __future__ import annotations

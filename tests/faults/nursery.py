@@ -3,7 +3,7 @@
 The fork runs the same command as `bintally agent run --json` and starts its own capture process; only the imports are
 saved, which are most of a start. What it prints goes to a file that outlives it.
 
-    python -m tests.faults.nursery        reads "CONFIG OUT ERR" or "wait PID" per line, answers a process id or an exit code
+`python -m tests.faults.nursery` reads "CONFIG OUT ERR" or "wait PID" per line, and answers a process id or exit code.
 """
 
 from __future__ import annotations
@@ -97,12 +97,13 @@ def main() -> None:
 
     for line in sys.stdin:
         words = line.split()
-        if words[0] == "wait":
-            answer = os.waitstatus_to_exitcode(os.waitpid(int(words[1]), 0)[1])
-        else:
-            answer = _fork(*words)
+        answer = _exit_code(int(words[1])) if words[0] == "wait" else _fork(*words)
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
+
+
+def _exit_code(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _fork(config: str, out: str, err: str) -> int:

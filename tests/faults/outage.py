@@ -1,10 +1,10 @@
-"""The broker and the store are away for days, in compressed time: what waits stays within its bound, then all is delivered.
+"""Broker and store are away for days, in compressed time: what waits stays within its bound, then all is delivered.
 
     python -m tests.faults.outage --hours 72
 
 One count a second, some with an image, go through the production outbox, publisher and uploader, whose clock jumps by a
-second per count. Then broker and store come back. The last line is one JSON object: `lost` and `out_of_order` must be 0,
-`highest_bytes` at most `max_bytes`, and every image must have been uploaded or counted as evicted.
+second per count. Then broker and store come back. The last line is one JSON object: `lost` and `out_of_order` must be
+0, `highest_bytes` at most `max_bytes`, and every image must have been uploaded or counted as evicted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -161,12 +162,14 @@ def outage(folder: Path, *, counts: int, image_every: int, image_bytes: int, max
         "waited_images": waiting.images,
         "lost": counts - len(set(arrived)),
         "repeats": len(arrived) - len(set(arrived)),
-        "out_of_order": sum(after <= before for before, after in zip(arrived, arrived[1:], strict=False)),
+        "out_of_order": sum(after <= before for before, after in pairwise(arrived)),
         "said_late": consumer.said_late,
         "drops": numbers.drops,
         "images": -(-counts // image_every),
         "images_uploaded": len(consumer.objects),
-        "images_unaccounted": -(-counts // image_every) - len(consumer.objects) - numbers.drops.get("images_evicted", 0),
+        "images_unaccounted": -(-counts // image_every)
+        - len(consumer.objects)
+        - numbers.drops.get("images_evicted", 0),
         "stored_per_s": round(counts / stored_s),
         "drained_per_s": round(counts / drained_s),
     }

@@ -3,9 +3,9 @@
     sudo python -m tests.faults.power --cuts 50
     sudo python -m tests.faults.power --cuts 10 --careless        the same without fsync, which must lose counts
 
-A writer works on an ext4 file system in a file. At a random moment it is stopped, and the file is copied: the copy holds
-what the "disk" holds, without what still waits in the page cache of the file system above it. The copy is mounted, which
-replays its journal as a boot does, and the outbox in it is opened as at a start. Needs root for loop mounts.
+A writer works on an ext4 file system in a file. At a random moment it is stopped, and the file is copied: the copy
+holds what the "disk" holds, without what still waits in the page cache of the file system above it. The copy is
+mounted, which replays its journal as a boot does, and the outbox in it is opened as at a start. Needs root.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The agent for a long time, with the broker going away now and then: memory, descriptors and disk must stay flat.
 
-    python -m tests.faults.soak --minutes 60 --rate 8 --json
+    python -m tests.faults.soak --minutes 60 --rate 8 --photos FOLDER
 
-Counts rendered-like photos again and again at a fixed rate (8 a second is eight hours of one a second in one hour),
+Counts the same photos again and again at a fixed rate (8 a second is eight hours of one a second in one hour),
 uploads unsure images to a folder, restarts the broker every ten minutes, and samples the agent and its capture process
 every ten seconds. The last line is one JSON object.
 """
@@ -20,6 +20,7 @@ import click
 import numpy as np
 
 from tests.edge_agent.running import AgentProcess, config_text
+from tests.faults.kills import read_outbox
 from tests.faults.world import DeliveryLog, KeepingBroker
 
 _WARM_UP_SHARE = 0.2
@@ -80,7 +81,9 @@ def slope_per_hour(samples: list[Sample], name: str) -> float:
     return float(np.polyfit(times, np.array([getattr(sample, name) for sample in late], np.float64), 1)[0])
 
 
-def soak(folder: Path, bundle: Path, photos: Path, *, seconds: float, rate: float, restart_s: float) -> dict[str, object]:
+def soak(
+    folder: Path, bundle: Path, photos: Path, *, seconds: float, rate: float, restart_s: float
+) -> dict[str, object]:
     """Run the agent and look at it; the result of `main`."""
     rest = f'[uploads]\nfolder = "{folder / "up"}"\n'
     broker = KeepingBroker(folder / "broker")
@@ -103,16 +106,19 @@ def soak(folder: Path, bundle: Path, photos: Path, *, seconds: float, rate: floa
         accepted = {count["event_id"] for count in agent.counts}
         log.wait_for(accepted)
         delivered = log.event_ids()
-    return _summary(samples, accepted, delivered, code) | {"totals": agent.totals}
+    return _summary(samples, accepted, delivered, code, read_outbox(state).counts) | {"totals": agent.totals}
 
 
-def _summary(samples: list[Sample], accepted: set[str], delivered: list[str], code: int) -> dict[str, object]:
+def _summary(
+    samples: list[Sample], accepted: set[str], delivered: list[str], code: int, queued: set[str]
+) -> dict[str, object]:
     late = samples[int(len(samples) * _WARM_UP_SHARE) :]
     return {
         "exit_code": code,
         "seconds": samples[-1].at_s,
         "accepted": len(accepted),
-        "lost": len(accepted - set(delivered)),
+        "queued": len(queued),
+        "lost": len(accepted - set(delivered) - queued),
         "repeats": len(delivered) - len(set(delivered)),
         "rss_kb_after_warm_up": late[0].rss_kb,
         "rss_kb_last": late[-1].rss_kb,

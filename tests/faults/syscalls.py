@@ -27,14 +27,14 @@ from tests.faults.writer import Said, inspect_ledger
 from tests.simulators.bundle_factory import make_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 STRACE = shutil.which("strace")
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = (
-    "pwrite64", "write", "fdatasync", "fsync", "rename", "unlink", "unlinkat", "rmdir", "mkdir", "ftruncate", "fallocate",
-    "sendfile", "copy_file_range",
-)  # fmt: skip
+    *("pwrite64", "write", "fdatasync", "fsync", "rename", "unlink", "unlinkat", "rmdir", "mkdir", "ftruncate"),
+    *("fallocate", "sendfile", "copy_file_range"),
+)
 _MOST = 400
 
 
@@ -63,7 +63,10 @@ def run_with_fault(arguments: list[str], call: str, fault: str) -> subprocess.Co
 
 
 def kill_points(
-    arguments: Callable[[Path], list[str]], inspect: Callable[[Path, Said], list[str]], every: int = 1
+    arguments: Callable[[Path], list[str]],
+    inspect: Callable[[Path, Said], list[str]],
+    every: int = 1,
+    calls: Sequence[str] = CALLS,
 ) -> Iterator[tuple[str, list[str]]]:
     """Kill a writer at every point.
 
@@ -71,11 +74,12 @@ def kill_points(
         arguments: Prepares a folder and names the writer's arguments.
         inspect: Looks for broken promises.
         every: Only each so many-th point, for a quick look.
+        calls: Only points in these system calls.
 
     Yields:
         Name of the point, and what is broken.
     """
-    for call in CALLS:
+    for call in calls:
         for number in range(1, _MOST, every):
             with tempfile.TemporaryDirectory() as scratch:
                 done = run_with_fault(arguments(Path(scratch)), call, f"signal=KILL:when={number}")

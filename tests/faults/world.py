@@ -1,7 +1,7 @@
 """What the fault runs share: a real broker that keeps its messages, and a log of what it delivered.
 
-The log is written by `mosquitto_sub`, a program of its own with a session that the broker keeps, so that it stands apart
-from the agent and from the test, and misses nothing while the agent dies.
+The log is written by `mosquitto_sub`, a program of its own with a session that the broker keeps, so that it stands
+apart from the agent and from the test, and misses nothing while the agent dies.
 """
 
 from __future__ import annotations
