@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,7 +23,6 @@ from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection, StateSection
 from edge_agent.ledger import Ledger
 from edge_agent.messages import Topics
-from edge_agent.mqtt import Ack
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
 from edge_agent.publisher import Publisher
@@ -32,9 +30,7 @@ from edge_agent.rows import Entry, ImageEntry
 from edge_agent.spool import Spool
 from edge_agent.uploads import Uploader, UploadError, image_key
 from tests.faults.soak import folder_bytes
-
-if TYPE_CHECKING:
-    from edge_agent.threads import Waker
+from tests.simulators.broker_link import SimulatedLink
 
 _LOOK_EVERY = 2000
 _TOPICS = Topics("wh1", "r1")
@@ -53,7 +49,7 @@ class Clock:
 
 @dataclass(slots=True)
 class Consumer:
-    """A broker connection and an object store that are there or not: the interfaces of `Link` and `Target`.
+    """A broker and an object store that are there or not.
 
     Attributes:
         up: Whether they are there.
@@ -63,48 +59,42 @@ class Consumer:
     """
 
     name: str = "simulated"
-    window: int = 20
     up: bool = False
     numbers: list[int] = field(default_factory=list)
     said_late: int = 0
     objects: set[str] = field(default_factory=set)
-    _mid: int = 0
-    _acks: list[Ack] = field(default_factory=list)
 
-    def connect(self, _version: int) -> Consumer:
+    def connect(self, _version: int) -> NotingLink:
         if not self.up:
             raise DeliveryError("the simulated broker is away")
-        return self
+        return NotingLink(self)
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
-        del retain
-        if topic == _TOPICS.count:
-            message = json.loads(payload)
-            self.numbers.append(int(message["event_id"][1:]))
-            self.said_late += message["is_historical"]
-        self._mid += 1
-        if qos:
-            self._acks.append(Ack(self._mid))
-        return self._mid
-
-    def wait(self, timeout_s: float, waker: Waker) -> list[Ack]:
-        if not self._acks:
-            waker.wait(timeout_s)
-        done, self._acks = self._acks, []
-        return done
-
-    def close(self) -> None:
-        self._acks.clear()
-
-    def abort(self) -> None:
-        self._acks.clear()
+    def note(self, payload: bytes) -> None:
+        """Take a count."""
+        message = json.loads(payload)
+        self.numbers.append(int(message["event_id"][1:]))
+        self.said_late += message["is_historical"]
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Take an object; the interface of `Target`."""
         del data, content_type
         if not self.up:
             raise UploadError("the simulated store is away")
         if not key.endswith(".json"):
             self.objects.add(key)
+
+
+class NotingLink(SimulatedLink):
+    """A link that hands counts to the consumer and keeps no payloads."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        super().__init__()
+        self._consumer = consumer
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
+        if topic == _TOPICS.count:
+            self._consumer.note(payload)
+        return super().publish(topic, b"", qos=qos, retain=retain)
 
 
 def entry(number: int, image_every: int, image_bytes: int) -> Entry:
