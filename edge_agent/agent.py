@@ -190,12 +190,15 @@ class Agent:
             self._tick()
         if self._parts.outbox.failure is not None:
             raise self._parts.outbox.failure
+        frames: list[tuple[Camera, Frame]] = []
         for camera in self._ready_cameras():
             item = camera.receive()
             if isinstance(item, Frame):
-                self._take(camera, item)
+                frames.append((camera, item))
             else:
                 self._note(camera, item)
+        for number, (camera, frame) in enumerate(frames):
+            self._take(camera, frame, frames if number == 0 else ())
         self._progress_s = self._clock()
 
     def _swap(self, counter: Counter) -> None:
@@ -248,14 +251,14 @@ class Agent:
         why = f" ({'; '.join(parts.alarms.reasons)})" if parts.alarms.reasons else ""
         self._watchdog.say(f"{parts.alarms.state}{why}: {counts} counts, {waiting} messages wait, {message.fps} fps")
 
-    def _take(self, camera: Camera, frame: Frame) -> None:
+    def _take(self, camera: Camera, frame: Frame, together: Sequence[tuple[Camera, Frame]]) -> None:
         """Take one frame through the frame path, whatever happens to it."""
         self._parts.telemetry.count("frames")
         self._parts.telemetry.latency("capture", (self._clock() - frame.message.captured_mono_s) * 1e3)
         failure: Exception | None = None
         try:
             self._parts.commands.exchange.show(frame)
-            outcome = self._parts.path.step(camera, frame)
+            outcome = self._parts.path.step(camera, frame, together)
             self._failed_steps = 0
         except Exception as exc:  # noqa: BLE001 - the one place around a step; see the module docstring
             failure, outcome = exc, self._parts.path.abandon(camera)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bundle.counter import count_from_posterior, fuse
+from bundle.errors import EngineError
 from bundle.images import encode_jpeg
 from bundle.verdict import judge_record
 from edge_agent import decide, visit
@@ -28,7 +29,7 @@ from edge_agent.rows import Entry, ImageEntry
 from edge_agent.uploads import image_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,6 +60,16 @@ class _Best:
 
 
 @dataclass(slots=True)
+class _Look:
+    """What was found about a frame before its step."""
+
+    flags: set[str]
+    usable: bool
+    frozen: bool = False
+    logits: NDArray[np.float32] | None = None
+
+
+@dataclass(slots=True)
 class _View:
     """What is remembered of one camera.
 
@@ -81,6 +92,7 @@ class _View:
     recorded: list[bytes] = field(default_factory=list)
     blind: tuple[str, ...] = ()
     rescans: decide.Rescans = field(default_factory=decide.Rescans)
+    look: _Look | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +212,14 @@ class FramePath:
             self._old.remove(counter)
             counter.close()
 
-    def step(self, camera: Camera, frame: Frame) -> Outcome:
+    def step(self, camera: Camera, frame: Frame, together: Sequence[tuple[Camera, Frame]] = ()) -> Outcome:
         """Take one frame the whole way.
 
         Args:
             camera: Where it came from.
             frame: The frame; not kept after the call.
+            together: Frames of several cameras that are there at once, this one first: they share one call of the
+                engine, and the steps of the others find it done.
 
         Returns:
             What it led to.
@@ -213,40 +227,69 @@ class FramePath:
         Raises:
             EngineError: The engine failed on it.
         """
-        view = self._views[camera.name]
-        message, started_s = frame.message, self._clock()
+        view, started_s = self._views[camera.name], self._clock()
+        if view.look is None:
+            self._look(together or ((camera, frame),))
+        look, view.look = view.look, None
+        if look is None or look.frozen or not view.visit.open:
+            return Outcome(frozen=look is not None and look.frozen)
+        if look.usable:
+            self._use(view, camera, frame, look)
+            self._telemetry.latency("infer", (self._clock() - started_s) * 1e3)
+        view.flags |= look.flags
+        if not visit.is_complete(view.visit, *_rule(view)):
+            if look.usable:
+                self._keep_best(view, camera, frame)
+            return Outcome()
+        return self._complete(view, camera, frame if look.usable else None)
+
+    def _look(self, frames: Sequence[tuple[Camera, Frame]]) -> None:
+        """Judge frames, and run those that count through the engine, all at once."""
+        batches: dict[int, tuple[Counter, list[tuple[_Look, Frame]]]] = {}
+        for camera, frame in frames:
+            view = self._views[camera.name]
+            look = view.look = self._judge(view, camera, frame.message)
+            if look.usable and view.counter is not None:
+                batches.setdefault(id(view.counter), (view.counter, []))[1].append((look, frame))
+        for counter, batch in batches.values():
+            try:
+                rows = counter.logits([frame.network_bgr for _, frame in batch])
+            except EngineError:
+                if len(batch) == 1:
+                    raise
+                continue  # Each tries alone: one camera's frame must not cost another its visit.
+            for (look, _), row in zip(batch, rows, strict=True):
+                look.logits = row
+
+    def _judge(self, view: _View, camera: Camera, message: FrameMessage) -> _Look:
+        """Gate and visit: does this frame count?"""
         verdict, view.gate = judge(message.stats, view.settings.gate, view.gate, message.captured_mono_s)
         view.blind = verdict.blind if camera.live else ()
         if verdict.frozen and camera.live:
-            return Outcome(frozen=True)
+            return _Look(set(), usable=False, frozen=True)
         at_s = message.captured_mono_s if message.position_s is None else message.position_s
         self._begin(view, message, at_s)
         if not view.visit.open:
-            return Outcome()
-        counter = view.counter = view.counter or self._counter
+            return _Look(set(), usable=False)
+        view.counter = view.counter or self._counter
         flags = set(verdict.flags) - (set() if camera.live else _LIVE_FLAGS)
-        usable = not flags or camera.kind == "folder"
         if visit.leaves(view.visit, _rule(view)[1]):
-            usable = False
-        elif not usable:
-            self._telemetry.count("frames_rejected")
-        if usable:
-            logits = counter.logits([frame.network_bgr])
-            posterior = counter.posteriors_from(logits)[0]
-            if counter is self._counter:
-                self._drift.frame(camera.name, frame.network_bgr, logits[0])
-            self._telemetry.latency("infer", (self._clock() - started_s) * 1e3)
-            view.visit = visit.take(view.visit)
-            view.posteriors.append(posterior)
-            view.first = view.first or message
-            if self._recorder.active and len(view.recorded) < MAX_FRAMES:
-                view.recorded.append(camera.encoded(frame) or encode_jpeg(frame.image_bgr, self._uploads.jpeg_quality))
-        view.flags |= flags
-        if not visit.is_complete(view.visit, *_rule(view)):
-            if usable:
-                self._keep_best(view, camera, frame)
-            return Outcome()
-        return self._complete(view, camera, frame if usable else None)
+            return _Look(flags, usable=False)
+        usable = not flags or camera.kind == "folder"
+        self._telemetry.count("frames_rejected", int(not usable))
+        return _Look(flags, usable=usable)
+
+    def _use(self, view: _View, camera: Camera, frame: Frame, look: _Look) -> None:
+        """Add a frame to the open visit."""
+        counter = view.counter or self._counter
+        logits = counter.logits([frame.network_bgr]) if look.logits is None else look.logits[np.newaxis]
+        if counter is self._counter:
+            self._drift.frame(camera.name, frame.network_bgr, logits[0])
+        view.visit = visit.take(view.visit)
+        view.posteriors.append(counter.posteriors_from(logits)[0])
+        view.first = view.first or frame.message
+        if self._recorder.active and len(view.recorded) < MAX_FRAMES:
+            view.recorded.append(camera.encoded(frame) or encode_jpeg(frame.image_bgr, self._uploads.jpeg_quality))
 
     def _begin(self, view: _View, message: FrameMessage, at_s: float) -> None:
         """Open a visit, if one is due or somebody asks for one."""
@@ -297,7 +340,8 @@ class FramePath:
             What to tell whoever asked for the visit.
         """
         self._drift.forget(camera.name)
-        request = self._clear(self._views[camera.name])
+        view = self._views[camera.name]
+        request, view.look = self._clear(view), None
         return Outcome() if request is None else Outcome(entry=self._requests.answer(request, None, "a frame failed"))
 
     def _clear(self, view: _View) -> VisitRequest | None:
