@@ -11,11 +11,12 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
 from edge_agent.backoff import Backoff
+from edge_agent.flight import Deferred, Open, Packet, Session
 from edge_agent.intake import Intake
 from edge_agent.link import VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import as_historical
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from edge_agent.link import Delivery, Link
     from edge_agent.messages import Topics
     from edge_agent.outbox import Outbox
-    from edge_agent.rows import StoredMessage
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,44 +40,6 @@ _QUEUED_PER_REPEAT = 128
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Packet:
-    """One publication. `row` is None for the status."""
-
-    row: int | None
-    topic: str
-    payload: bytes
-    retain: bool
-
-
-@dataclass(slots=True)
-class _Open:
-    """A message of which at least one publication is not acknowledged yet."""
-
-    message: StoredMessage
-    attempts: int
-    unacked: int
-    refusal: Ack | None = None
-
-
-@dataclass(slots=True)
-class _Deferred:
-    """A message that was refused and is sent again at a later time."""
-
-    message: StoredMessage
-    attempts: int
-    due_s: float
-
-
-@dataclass(slots=True)
-class _Session:
-    """What belongs to one connection."""
-
-    link: Link
-    packets: deque[_Packet] = field(default_factory=deque)
-    in_flight: dict[int, tuple[_Packet, float]] = field(default_factory=dict)
 
 
 class Publisher:
@@ -120,9 +82,9 @@ class Publisher:
         self._versions = deque(VERSIONS)
         self._waker = Waker()
         self._acknowledged = 0
-        self._open: dict[int, _Open] = {}
-        self._resend: deque[_Open] = deque()
-        self._deferred: deque[_Deferred] = deque()
+        self._open: dict[int, Open] = {}
+        self._resend: deque[Open] = deque()
+        self._deferred: deque[Deferred] = deque()
         self._telemetry: bytes | None = None
         self._status: bytes | None = None
         self._status_sent: bytes | None = None
@@ -173,9 +135,9 @@ class Publisher:
         if self._stop.is_set():
             return
         link = self._dial()
-        session = _Session(link)
+        session = Session(link)
         if self.announcement is not None:
-            session.packets.append(_Packet(None, *self.announcement, retain=True))
+            session.packets.append(Packet(None, *self.announcement, retain=True))
         intake = None if self.receive is None else Intake(link, self.receive, self._waker.wake)
         if intake is not None:
             link.subscribe(self._topics.commands)
@@ -219,14 +181,14 @@ class Publisher:
             self._versions.rotate()
             raise
 
-    def _said_goodbye(self, session: _Session) -> bool:
+    def _said_goodbye(self, session: Session) -> bool:
         return self._status_sent == self._last_words and not session.in_flight
 
-    def _pump(self, session: _Session) -> None:
+    def _pump(self, session: Session) -> None:
         """Fill the window: the status first, then what was in flight before, then the outbox in order."""
         status = self._last_words if self._stop.is_set() else self._status
         if status is not None and status != self._status_sent:
-            session.packets.appendleft(_Packet(None, self._topics.status, status, retain=True))
+            session.packets.appendleft(Packet(None, self._topics.status, status, retain=True))
             self._status_sent = status
         if self._telemetry is not None:
             payload, self._telemetry = self._telemetry, None
@@ -238,7 +200,7 @@ class Publisher:
             mid = session.link.publish(packet.topic, packet.payload, qos=1, retain=packet.retain)
             session.in_flight[mid] = (packet, self._clock())
 
-    def _next_message(self, session: _Session) -> bool:
+    def _next_message(self, session: Session) -> bool:
         if self._stop.is_set():
             return False
         if self._resend:
@@ -246,9 +208,9 @@ class Publisher:
         elif self._deferred and self._deferred[0].due_s <= self._clock():
             late = self._deferred.popleft()
             # Sent out of order: it must not replace what is newer on the bin's topic.
-            entry = _Open(replace(late.message, retained_topic=None), late.attempts, 0)
+            entry = Open(replace(late.message, retained_topic=None), late.attempts, 0)
         elif self._may_send_more() and (fresh := self._outbox.messages.take(1)):
-            entry = _Open(fresh[0], 0, 0)
+            entry = Open(fresh[0], 0, 0)
         else:
             return False
         self._enqueue(session, entry)
@@ -260,18 +222,18 @@ class Publisher:
         allowed = min(_MAX_REPEATS, 1 + self._outbox.undelivered // _QUEUED_PER_REPEAT)
         return repeatable < allowed and len(self._deferred) < _MAX_DEFERRED
 
-    def _enqueue(self, session: _Session, entry: _Open) -> None:
+    def _enqueue(self, session: Session, entry: Open) -> None:
         message = entry.message
         late = self._outbox.is_late(message, self._settings.historical_after_s)
         payload = as_historical(message.payload) if late and message.kind == "count" else message.payload
-        session.packets.append(_Packet(message.id, message.topic, payload, retain=False))
+        session.packets.append(Packet(message.id, message.topic, payload, retain=False))
         # History does not pass over a bin's topic: only the newest count of the bin may stand there.
         for_bin = message.retained_topic is not None and (not late or self._outbox.is_newest(message))
         if message.retained_topic is not None and for_bin:
-            session.packets.append(_Packet(message.id, message.retained_topic, payload, retain=True))
-        self._open[message.id] = _Open(message, entry.attempts, 1 + for_bin)
+            session.packets.append(Packet(message.id, message.retained_topic, payload, retain=True))
+        self._open[message.id] = Open(message, entry.attempts, 1 + for_bin)
 
-    def _take_acks(self, session: _Session, acks: list[Ack]) -> None:
+    def _take_acks(self, session: Session, acks: list[Ack]) -> None:
         done = [row for ack in acks if (row := self._settle(session, ack)) is not None]
         if done:
             self._acknowledged += len(done)
@@ -283,7 +245,7 @@ class Publisher:
                     "the broker does not acknowledge", got=f"nothing for {self._settings.ack_timeout_s:g} s"
                 )
 
-    def _settle(self, session: _Session, ack: Ack) -> int | None:
+    def _settle(self, session: Session, ack: Ack) -> int | None:
         """Note an acknowledgement.
 
         Returns:
@@ -305,11 +267,11 @@ class Publisher:
         self.counts_delivered += entry.message.kind == "count"
         return packet.row
 
-    def _refuse(self, entry: _Open, ack: Ack) -> None:
+    def _refuse(self, entry: Open, ack: Ack) -> None:
         attempts = entry.attempts + 1
         if ack.for_ever or attempts >= _MAX_ATTEMPTS:
             _LOG.error("the broker refuses %s on %s: %s", entry.message.event_id, entry.message.topic, ack.refusal)
             self.counts_refused += entry.message.kind == "count"
             self._outbox.refused(entry.message.id, str(ack.refusal))
         else:
-            self._deferred.append(_Deferred(entry.message, attempts, self._clock() + 2.0**attempts))
+            self._deferred.append(Deferred(entry.message, attempts, self._clock() + 2.0**attempts))

@@ -62,7 +62,7 @@ def test_ten_thousand_hostile_commands_crash_nothing_do_nothing_and_leave_memory
                     seen.append(rss_kib(agent.process.pid))
             results = [r for r in operator.of("/result") if not str(r["command_id"]).startswith("settled-")]
             reasons = Counter(str(result["reason"]) for result in results)
-            wait_until(lambda: operator.of("/telemetry")[-1]["drops"].get("commands_refused", 0) > _AMOUNT * 0.7)
+            wait_until(lambda: operator.of("/telemetry")[-1]["drops"].get("commands_refused", 0) >= _AMOUNT)
             figures = {
                 "seed": _SEED,
                 "sent": _AMOUNT,

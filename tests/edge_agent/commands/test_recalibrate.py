@@ -1,0 +1,148 @@
+"""The job's interface, with a stand-in for the job that switches a real store."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bundle.store import Store
+from edge_agent.commands.order import Order
+from edge_agent.commands.parse import parse
+from edge_agent.commands.reasons import CommandError
+from edge_agent.commands.recalibrate import RecalibrateHandler
+from edge_agent.recorder import Recorder
+from tests.simulators.bundle_factory import make_bundle
+
+if TYPE_CHECKING:
+    from edge_agent.commands.bundles import Switch
+
+_ROOT = Path(__file__).resolve().parents[3]
+_JOB = """
+import json, sys
+from pathlib import Path
+from bundle.store import Store
+request = json.loads(sys.stdin.read())
+store, how = Store(Path(sys.argv[sys.argv.index("--store") + 1])), Path(__file__).with_name("how").read_text()
+def say(state, **more):
+    print(json.dumps({"job_id": request["job_id"], "state": state, "progress": 0.5, "words": "w", **more}), flush=True)
+say("collecting")
+print("not a line of the interface", flush=True)
+if how == "dies":
+    sys.exit(9)
+if how == "hangs":
+    sys.stdin = None
+    import time; time.sleep(600)
+store.activate(store.install(Path(__file__).with_name("candidate")).digest)
+say("watching")
+if how == "reverted":
+    say("reverting")
+    store.rollback(forget=True)
+    say("reverted")
+say(how, final=True, reason="because", labels=request["labels"])
+"""
+
+
+class Follower:
+    """Notes what the agent would count with, each time it follows the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.followed: list[str] = []
+
+    def store(self) -> Store:
+        return Store(self.root)
+
+    def follow_store(self) -> bool:
+        self.followed.append(Store(self.root).current().manifest.version)
+        return True
+
+
+class Listener:
+    """Progress of a test."""
+
+    def __init__(self, *, stop_after: int = 1000) -> None:
+        self.said: list[str] = []
+        self._left = stop_after
+
+    @property
+    def stopping(self) -> bool:
+        return self._left <= 0
+
+    def say(self, share: float, words: str, detail: object = None) -> None:
+        del share, detail
+        self.said.append(words)
+
+    def wait(self, timeout_s: float) -> bool:
+        del timeout_s
+        self._left -= 1
+        return self.stopping
+
+
+def order() -> Order:
+    now = datetime.now(timezone.utc)
+    content: dict[str, Any] = {
+        "command_id": "recalibrate-1",
+        "issued_at": now.isoformat(),
+        "actor": "a",
+        "labels": {"b1": 3},
+    }
+    content |= {"expires_at": (now + timedelta(hours=1)).isoformat(), "ranges": False}
+    payload = json.dumps(content).encode()
+    return Order("recalibrate", parse("recalibrate", payload, retained=False), payload)
+
+
+def handler(folder: Path, how: str) -> tuple[RecalibrateHandler, Follower, Recorder]:
+    store = Store(folder / "store")
+    store.activate(store.install(make_bundle(folder / "first")).digest)
+    make_bundle(folder / "candidate", version="2.0.0")
+    (folder / "how").write_text(how, encoding="utf-8")
+    lines = f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{textwrap.dedent(_JOB)}"
+    (folder / "job.py").write_text(lines, encoding="utf-8")
+    follower, recorder = Follower(folder / "store"), Recorder(folder / "visits", 1 << 20)
+    switch: Any = follower
+    made: Switch = switch
+    return (
+        RecalibrateHandler(made, recorder, "onnxruntime", (sys.executable, str(folder / "job.py"))),
+        follower,
+        recorder,
+    )
+
+
+def test_recalibrate_follows_the_store_when_the_job_watches_and_when_it_is_over(tmp_path: Path) -> None:
+    made, follower, recorder = handler(tmp_path, "activated")
+    listener = Listener()
+    done = made.run(order(), listener)
+    assert done is not None
+    assert (done.words, done.detail["state"]) == ("because", "activated")
+    assert follower.followed == ["2.0.0", "2.0.0"]
+    assert [words.partition(":")[0] for words in listener.said] == ["collecting", "watching"]
+    assert not recorder.active
+
+
+def test_recalibrate_that_is_taken_back_counts_with_the_old_bundle_again(tmp_path: Path) -> None:
+    made, follower, _ = handler(tmp_path, "reverted")
+    with pytest.raises(CommandError, match="reverted: because") as caught:
+        made.run(order(), Listener())
+    assert (caught.value.reason.code, caught.value.state) == ("not_better", "failed")
+    assert follower.followed[-1] == "1.0.0"
+
+
+def test_recalibrate_job_that_dies_is_said(tmp_path: Path) -> None:
+    made, follower, recorder = handler(tmp_path, "dies")
+    with pytest.raises(CommandError) as caught:
+        made.run(order(), Listener())
+    assert caught.value.reason.code == "job_failed"
+    assert follower.followed == ["1.0.0"]
+    assert not recorder.active
+
+
+def test_recalibrate_ends_its_job_when_the_agent_ends_and_stays_open(tmp_path: Path) -> None:
+    made, _, recorder = handler(tmp_path, "hangs")
+    assert made.run(order(), Listener(stop_after=4)) is None
+    assert recorder.active  # its visits are still wanted
