@@ -99,11 +99,26 @@ def prepare(
     normal = normal_form(model)
     if "equalize" in techniques:
         normal = equalize(normal, tensors_nchw[:: max(1, len(tensors_nchw) // _EQUALIZE_FRAMES)])
-    graph = Graph(normal)
-    observed = observe(normal, tensors_nchw)
+    return round_weights(normal, observe(normal, tensors_nchw), techniques)
+
+
+def round_weights(
+    model: onnx.ModelProto, observed: Observed, techniques: frozenset[Technique] = TECHNIQUES
+) -> Prepared:
+    """Round the weights of a network whose activations were looked at.
+
+    Args:
+        model: FP32, in normal form.
+        observed: What frames did in it.
+        techniques: As for `prepare`; "equalize" is not done here.
+
+    Returns:
+        What recipes work on.
+    """
+    graph = Graph(model)
     filters = {node.name: _filters(graph, node, observed, techniques) for node in graph.convolutions()}
     products = tuple(node.name for node in graph.products())
-    return Prepared(normal, tuple(filters), products, observed, filters)
+    return Prepared(model, tuple(filters), products, observed, filters)
 
 
 def _filters(graph: Graph, node: onnx.NodeProto, observed: Observed, techniques: frozenset[Technique]) -> Filters:
