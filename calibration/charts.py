@@ -126,8 +126,9 @@ def point(axes: Axes, x: float, y: float, words: str) -> str:
         SVG.
     """
     left, top = axes.x(x), axes.y(y)
-    side, offset = ("end", -10) if x > 0.6 else ("start", 10)  # noqa: PLR2004 - so that the words stay inside
+    # The words stay inside, and clear of a curve that rises: above its left part, below its right one.
+    side, offset, down = ("end", -10, -10) if x > 0.6 else ("start", 10, 18)  # noqa: PLR2004
     return (
         f'<circle class="mark" cx="{left:.1f}" cy="{top:.1f}" r="5"/>'
-        f'<text class="value {side}" x="{left + offset:.1f}" y="{top - 10:.1f}">{escape(words)}</text>'
+        f'<text class="value {side}" x="{left + offset:.1f}" y="{top + down:.1f}">{escape(words)}</text>'
     )

@@ -37,9 +37,10 @@ def fit_scaling(data: Labelled) -> tuple[float, tuple[float, float] | None]:
     Returns:
         The temperature, and tilt and curvature or None.
     """
+    temperature = fit_temperature(data)
     if len(data) >= _MIN_VISITS and _ordinal_wins(data):
-        return fit_ordinal(data)
-    return fit_temperature(data), None
+        return fit_ordinal(data, temperature)
+    return temperature, None
 
 
 def _ordinal_wins(data: Labelled) -> bool:
@@ -51,12 +52,13 @@ def _ordinal_wins(data: Labelled) -> bool:
         if len(rows) == 0 or len(others) == 0:
             return False
         part, rest = data.take(rows), data.take(others)
-        temperature, ordinal = fit_ordinal(rest)
-        gain[rows] = _log_likelihoods(part, temperature, ordinal) - _log_likelihoods(part, fit_temperature(rest), None)
+        plain = fit_temperature(rest)
+        temperature, ordinal = fit_ordinal(rest, plain)
+        gain[rows] = _log_likelihoods(part, temperature, ordinal) - _log_likelihoods(part, plain, None)
     return bool(gain.mean() > _SIGMAS * gain.std() / math.sqrt(len(gain)))
 
 
-def fit_ordinal(data: Labelled) -> tuple[float, tuple[float, float]]:
+def fit_ordinal(data: Labelled, start: float | None = None) -> tuple[float, tuple[float, float]]:
     """Fit temperature, tilt and curvature together, by Newton's method on the frames.
 
     The logarithm of a softmax that is linear in its parameters is concave, so there is one optimum; a weak ridge keeps
@@ -64,6 +66,7 @@ def fit_ordinal(data: Labelled) -> tuple[float, tuple[float, float]]:
 
     Args:
         data: Labelled outputs.
+        start: Temperature alone, from `fit_temperature`; None finds it.
 
     Returns:
         The temperature, and tilt and curvature.
@@ -72,7 +75,7 @@ def fit_ordinal(data: Labelled) -> tuple[float, tuple[float, float]]:
     truth = data.truth if data.visits is None else data.truth[data.visits]
     along = np.broadcast_to(np.linspace(-1, 1, logits.shape[1]), logits.shape)
     features = np.stack([logits, along, along**2], axis=2)
-    parameters = np.array([1 / fit_temperature(data), 0.0, 0.0])
+    parameters = np.array([1 / (fit_temperature(data) if start is None else start), 0.0, 0.0])
     ridge = np.array([0.0, _RIDGE, _RIDGE])
     for _ in range(_NEWTON_STEPS):
         slope, curvature = _derivatives(features, truth, parameters)
@@ -119,22 +122,27 @@ def _log_likelihoods(data: Labelled, temperature: float, ordinal: tuple[float, f
     return np.asarray(np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)))
 
 
-def fit_temperature(data: Labelled, iterations: int = 60) -> float:
+def fit_temperature(data: Labelled, iterations: int = 40) -> float:
     """Temperature with the smallest negative log-likelihood, by golden-section search on its logarithm.
 
     Args:
         data: Labelled outputs.
-        iterations: Of the search; 60 leave an error below 1e-11 of the range.
+        iterations: Of the search; 40 leave an error below 1e-7.
 
     Returns:
         A temperature in 0.05..20.
     """
     ratio = (math.sqrt(5) - 1) / 2
     low, high = (math.log(bound) for bound in _TEMPERATURES)
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = (negative_log_likelihood(data, math.exp(place)) for place in (left, right))
     for _ in range(iterations):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if negative_log_likelihood(data, math.exp(left)) <= negative_log_likelihood(data, math.exp(right)):
-            high = right
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = negative_log_likelihood(data, math.exp(left))
         else:
-            low = left
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = negative_log_likelihood(data, math.exp(right))
     return math.exp((low + high) / 2)
