@@ -44,8 +44,8 @@ from edge_agent.config import (
     StopSection,
     UploadsSection,
 )
+from edge_agent.machine import rss_bytes
 from edge_agent.sources import photo_names
-from edge_agent.telemetry import rss_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

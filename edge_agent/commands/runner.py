@@ -120,7 +120,12 @@ class Runner:
             self._settle(outcome)
 
     def _end(self, order: Order, outcome: Done | CommandError) -> None:
-        self._desk().end(order, outcome, self._stop.is_set)
+        self._desk().end(order, outcome, self._waits)
+
+    def _waits(self) -> bool:
+        """A full disk holds this thread up; that is no reason to kill the agent."""
+        self.worker.tick()
+        return self._stop.is_set()
 
     def _settle(self, outcome: Done | CommandError | None) -> None:
         order, self._current = self._current, None
