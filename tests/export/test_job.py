@@ -14,6 +14,7 @@ from bundle.errors import BundleError, ConfigError, InputError, ParityError
 from bundle.images import read
 from bundle.manifest import ParityBudget
 from bundle.verify import load_bundle
+from calibration.int8.qdq import Filters
 from calibration.int8.quantize import prepare
 from export.cli import export
 from export.job import Exported, export_run
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from calibration.int8.placement import Dialect
+    from calibration.int8.quantize import Prepared
 
 _WIDE = ParityBudget(min_agreement=0, max_mean_tv=1, max_accuracy_drop=1)
 _OPTIONS = Options(
@@ -102,13 +104,21 @@ def test_export_run_beyond_the_budget_writes_nothing(small_run: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["refused.refused"]
 
 
+def _with_wrong_scales(prepared: Prepared) -> Prepared:
+    wrong = {
+        name: Filters(filters.rounded, filters.scales * np.float32(3), filters.bias * np.float32(3))
+        for name, filters in prepared.filters.items()
+    }
+    return replace(prepared, filters=wrong)
+
+
 def test_export_run_bad_quantisation_is_refused_with_the_worst_frames(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ranges of pictures that are nearly black are a bad quantisation of ordinary ones: the usual budget sees it."""
-    monkeypatch.setattr("export.job.prepare", lambda model, tensors: prepare(model, tensors * np.float32(0.02)))
+    """Weights and biases three times too large, as a wrong scale makes them: the usual budget sees it."""
+    monkeypatch.setattr("export.job.prepare", lambda model, tensors: _with_wrong_scales(prepare(model, tensors)))
     options = replace(_OPTIONS, budget=BUDGET, float_convs=0, tensorrt=False)
-    with pytest.raises(ParityError, match=r"mean total variation .* The worst frames: .*b\.refused"):
+    with pytest.raises(ParityError, match=r"agreement 0\.0.*The worst frames: .*b\.refused"):
         export_run(small_run, tmp_path / "b", options, step=lambda _: None)
     report = json.loads((tmp_path / "b.refused" / "worst.json").read_text())
     distances = [frame["distance"] for frame in report["frames"]]
