@@ -97,10 +97,10 @@ def _train(
     # Everything that can be refused is refused before the run folder is touched.
     dataset = Dataset.open(place.dataset)
     config = with_hashes(config, place)
+    learner = start_learner(config, place)
     balance_with = config.seed if config.balance == "undersample" else None
     chosen = select_photos(dataset, config.train_split, config.learned, balance_with=balance_with)
     held_back = select_photos(dataset, config.eval_split, config.counts)
-    learner = start_learner(config, place)
     device, spec = device_of(place), preprocessing_of(config.model)
     teachers = Teachers(place.teachers, config, spec, device) if place.teachers else None
     mirror = Mirror(place.mirror, place.out) if place.mirror and place.ranks.first else None
