@@ -47,8 +47,9 @@ class SimulatedCamera:
         index = 0
         while True:
             mark(index)
+            now = time.time(), time.monotonic()  # before the file is read: a later stamp knows a later order
             image = self._picture(self._control.read_text(encoding="utf-8").strip())
-            yield Picture(index, f"frame-{index:06d}", image, b"", time.time(), time.monotonic())
+            yield Picture(index, f"frame-{index:06d}", image, b"", *now)
             index += 1
             time.sleep(_FRAME_S)
 
