@@ -40,7 +40,7 @@ _RUSH_S = 0.006
 _RUSH_ENTRIES = 8
 """Counts that come faster than this share a commit: at most so many, waiting at most so long."""
 _QUEUED_PER_REMOVAL = 256
-_MAX_REMOVAL = 6
+_MAX_REMOVAL = 2
 _SETTLE_AFTER_S = 2.0
 """Delivered rows wait so long for a commit that takes them along, if no other message waits for their removal."""
 

@@ -33,6 +33,7 @@ from tests.faults.soak import folder_bytes
 from tests.simulators.broker_link import SimulatedLink
 
 _LOOK_EVERY = 2000
+_SILENCE_S = 60.0
 _TOPICS = Topics("wh1", "r1")
 _PAYLOAD = '{{"event_id": "e{0:07d}", "is_historical": false, "posterior": "{1}"}}'
 
@@ -133,9 +134,7 @@ def outage(folder: Path, *, counts: int, image_every: int, image_bytes: int, max
     highest = max(highest, folder_bytes(folder))
     waiting = outbox.numbers()
     consumer.up, began_s = True, time.monotonic()
-    while not outbox.is_empty:
-        clock.skipped_s += 0.5  # pauses between attempts pass quickly
-        time.sleep(0.05)
+    _deliver(outbox, consumer, clock)
     drained_s = time.monotonic() - began_s
     numbers = outbox.numbers()
     publisher.finish(b"{}", 10)
@@ -163,6 +162,17 @@ def outage(folder: Path, *, counts: int, image_every: int, image_bytes: int, max
         "stored_per_s": round(counts / stored_s),
         "drained_per_s": round(counts / drained_s),
     }
+
+
+def _deliver(outbox: Outbox, consumer: Consumer, clock: Clock) -> None:
+    """Wait until all is delivered, or nothing more comes; pauses between attempts pass quickly."""
+    seen, since_s = -1, time.monotonic()
+    while not outbox.is_empty and time.monotonic() < since_s + _SILENCE_S:
+        progress = len(consumer.numbers) + len(consumer.objects)
+        if progress != seen:
+            seen, since_s = progress, time.monotonic()
+        clock.skipped_s += 0.5
+        time.sleep(0.05)
 
 
 @click.command()
