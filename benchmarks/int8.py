@@ -31,15 +31,16 @@ from bundle.engines.ov import OvEngine
 from bundle.engines.speed import Plan, best_block_ms
 from bundle.errors import ParityError
 from bundle.manifest import ModelEntry
-from bundle.parity import check_budget, compare, distances
+from bundle.parity import check_budget, compare
 from bundle.preprocess import normalize_batch
 from calibration.int8.equalize import equalize
 from calibration.int8.graph import normal_form
-from calibration.int8.quantize import Prepared, Recipe, Technique, most_sensitive, quantize, round_weights
+from calibration.int8.quantize import Prepared, Recipe, Technique, quantize, round_weights
 from calibration.int8.ranges import RANGE_METHODS, observe
-from export.material import for_ranges, load_material
-from export.options import BUDGET
+from export.material import for_fitting, load_material, training_photos
+from export.options import BUDGET, RANGE_FRAMES
 from export.qat import Lessons, fine_tune
+from export.quantize import Judged, worst_first
 from export.to_onnx import export_onnx
 from train.run import load_run
 
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from export.material import Material
     from train.run import Run
 
-RANGE_FRAMES, SENSITIVITY_FRAMES = 192, 24
 STEPS: tuple[tuple[str, frozenset[Technique]], ...] = (
     ("bias corrected", frozenset({"correct_bias"})),
     ("rounded together", frozenset({"correct_bias", "round_together"})),
@@ -91,7 +91,7 @@ def infer_all(engine: Engine, run: Run, pixels: NDArray[np.uint8]) -> NDArray[np
 def opened(folder: Path, frames: int, training: int) -> Bench:
     """Read a run and its photos, and ask FP32 about them."""
     run = load_run(folder)
-    material = load_material(run, training=max(3 * RANGE_FRAMES, training), judged=frames, min_judged=1)
+    material = load_material(run, training=training_photos(RANGE_FRAMES, training), judged=frames, min_judged=1)
     reference = export_onnx(run.module, run.preprocessing)
     with OrtEngine(reference, entry_of(None), run.preprocessing, classes=len(run.classes)) as engine:
         answers = [infer_all(engine, run, part.pixels) for part in (material.validation, material.training)]
@@ -100,8 +100,8 @@ def opened(folder: Path, frames: int, training: int) -> Bench:
 
 def variants(bench: Bench) -> Iterator[tuple[str, Prepared]]:
     """The network with ever more done to its weights; the last one is what an export makes."""
-    chosen = for_ranges(bench.material.training, bench.training, RANGE_FRAMES)
-    tensors = normalize_batch(bench.material.training.pixels[chosen], bench.run.preprocessing)
+    ranges, _ = for_fitting(bench.material.training, bench.training, RANGE_FRAMES)
+    tensors = normalize_batch(bench.material.training.pixels[ranges], bench.run.preprocessing)
     normal = normal_form(bench.reference)
     observed = observe(normal, tensors)
     yield "plain", round_weights(normal, observed, frozenset())
@@ -135,12 +135,11 @@ def judged(bench: Bench, name: str, recipe: Recipe, model: bytes) -> dict[str, A
 
 
 def sensitivity(bench: Bench, prepared: Prepared, recipe: Recipe) -> list[str]:
-    """Convolutions, the most harmful first."""
-    rows = np.arange(len(bench.training))[1 :: max(1, len(bench.training) // SENSITIVITY_FRAMES)]
-    pixels, expected = bench.material.training.pixels[rows], bench.training[rows]
-    return most_sensitive(
-        prepared, recipe, lambda model: float(distances(expected, bench.infer(model, recipe.dialect, pixels)).mean())
-    )
+    """Convolutions, the most harmful first, on the frames that an export takes."""
+    training = bench.material.training
+    _, compared = for_fitting(training, bench.training, RANGE_FRAMES)
+    judged = Judged(training.pixels[compared], bench.training[compared], training.truth[compared])
+    return worst_first(prepared, recipe, judged, bench.infer)
 
 
 def ladder(bench: Bench, dialect: Dialect, made: dict[str, Prepared], asked: argparse.Namespace) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from bundle.drift import DRIFT_NAME
 from bundle.errors import BundleError, ConfigError, ParityError
 from bundle.golden import GOLDEN_NAME
 from bundle.pack import file_entry, pack
-from bundle.preprocess import normalize
+from bundle.preprocess import normalize, normalize_batch
 from calibration.confidence import Labelled, calibrate
 from calibration.int8.quantize import prepare
 from calibration.reference import reference_of_pictures
@@ -25,7 +25,7 @@ from export.assembly import Fitted, golden_file, manifest_of
 from export.card import model_card
 from export.frames import golden_frames
 from export.linter import lint
-from export.material import Material, for_ranges, load_material, logits_of, spread, training_photos
+from export.material import Material, for_fitting, load_material, logits_of, spread, training_photos
 from export.options import entries_of
 from export.qat import Lessons, fine_tune
 from export.quantize import Attempt, Judged, Search, quantize_within
@@ -161,15 +161,11 @@ def _quantize(
 ) -> list[Attempt]:
     entries = entries_of(options)
     seen = logits_of(model, entries["reference"], run, frames.training.pixels)
-    fitted_on = for_ranges(frames.training, seen, options.range_frames)
-    compared = np.arange(len(fitted_on)) % 4 == 3  # noqa: PLR2004 - every fourth frame compares methods
-    tuning = fitted_on[compared]
-    step(f"looking at {int((~compared).sum())} of {len(frames.training.rows)} training frames inside the network")
+    ranges, tuning = for_fitting(frames.training, seen, options.range_frames)
+    step(f"looking at {len(ranges)} of {len(frames.training.rows)} training frames inside the network")
     pixels = frames.training.pixels
     search = Search(
-        prepared=prepare(
-            model, np.stack([normalize(image, run.preprocessing) for image in pixels[fitted_on[~compared]]])
-        ),
+        prepared=prepare(model, normalize_batch(pixels[ranges], run.preprocessing)),
         tuning=Judged(pixels[tuning], seen[tuning], frames.training.truth[tuning]),
         validation=Judged(frames.validation.pixels, reference, frames.validation.truth),
         budget=options.budget,

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from train.run import Run
 
 _CANDIDATES = 3
-"""Training photos looked at for each one that INT8 ranges are taken from."""
+"""Training photos looked at for each one that INT8 is fitted on."""
+_COMPARED = 4
+"""One in so many of the photos that INT8 is fitted on is kept from the ranges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ def training_photos(range_frames: int, tuned_on: int) -> int:
     return max(_CANDIDATES * range_frames, tuned_on)
 
 
-def for_ranges(training: Frames, reference: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+def for_fitting(
+    training: Frames, reference: NDArray[np.float32], number: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training photos that INT8 is fitted on: as different in light, blur and fill as there are.
 
     Args:
@@ -97,10 +101,13 @@ def for_ranges(training: Frames, reference: NDArray[np.float32], number: int) ->
         number: How many.
 
     Returns:
-        int64, positions in `training`.
+        Positions in `training`, int64: three quarters to take ranges from, and the rest, on which range methods are
+        compared and the harm of each convolution is measured.
     """
     candidates = spread(np.arange(len(training.rows)), min(_CANDIDATES * number, len(training.rows)))
-    return candidates[pick_pictures(training.pixels[candidates], reference[candidates], number)]
+    chosen = candidates[pick_pictures(training.pixels[candidates], reference[candidates], number)]
+    compared = np.arange(len(chosen)) % _COMPARED == _COMPARED - 1
+    return chosen[~compared], chosen[compared]
 
 
 def logits_of(model: bytes, entry: ModelEntry, run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 BUDGET = ParityBudget(min_agreement=0.95, max_mean_tv=0.02, max_accuracy_drop=0.005, min_sure_agreement=0.995)
 """How far INT8 may be from the network unless a person decides otherwise."""
+RANGE_FRAMES = 256
+"""Training frames that INT8 is fitted on unless a caller decides otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Options:
     tta: bool = False
     qat: float = 0.0
     min_frames: int = 200
-    range_frames: int = 256
+    range_frames: int = RANGE_FRAMES
     judge_frames: int = 2000
     tune_frames: int = 4000
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Tune = Callable[[Prepared, Recipe], Prepared]
 
 _SENSITIVITY_FRAMES = 24
+"""Frames that the harm of each convolution is measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,11 @@ def quantize_within(search: Search, dialect: Dialect, *, float_convolutions: int
     for number in ladder:
         if number and not order:
             search.step(f"{dialect}: measuring what each of {total} convolutions loses in INT8")
-            order = list(search.prepared.convolutions) if number == total else _sensitivity(search, recipe)
+            order = (
+                list(search.prepared.convolutions)
+                if number == total
+                else worst_first(search.prepared, recipe, search.tuning, search.infer)
+            )
         search.step(f"{dialect}: INT8 with {method} ranges, {number} of {total} convolutions in float")
         attempts += _rung(search, Recipe(dialect, method, frozenset(order[:number])))
         refusal = attempts[-1].refusal
@@ -153,22 +158,29 @@ def _best_method(search: Search, dialect: Dialect) -> RangeMethod:
     found: dict[RangeMethod, float] = {}
     for method in RANGE_METHODS:
         model = quantize(search.prepared, Recipe(dialect, method)).model
-        found[method] = _distance(search, dialect, model, len(search.tuning.pixels))
+        logits = search.infer(model, dialect, search.tuning.pixels)
+        found[method] = float(distances(search.tuning.reference, logits).mean())
     figures = ", ".join(f"{method} {distance:.4f}" for method, distance in found.items())
     search.step(f"{dialect}: ranges compared by mean distance on training frames: {figures}")
     return min(found, key=found.__getitem__)
 
 
-def _sensitivity(search: Search, recipe: Recipe) -> list[str]:
-    def distance(model: bytes) -> float:
-        return _distance(search, recipe.dialect, model, _SENSITIVITY_FRAMES)
+def worst_first(prepared: Prepared, recipe: Recipe, judged: Judged, infer: Infer) -> list[str]:
+    """Rank convolutions by the harm that each does alone in INT8.
 
-    return most_sensitive(search.prepared, recipe, distance)
+    Args:
+        prepared: The network, looked at.
+        recipe: Dialect and ranges.
+        judged: Training frames that the ranges were not taken from; the first 24 are used.
+        infer: Runs an INT8 model on pixels.
 
-
-def _distance(search: Search, dialect: Dialect, model: bytes, frames: int) -> float:
-    logits = search.infer(model, dialect, search.tuning.pixels[:frames])
-    return float(distances(search.tuning.reference[:frames], logits).mean())
+    Returns:
+        Names of all convolutions, the most harmful first.
+    """
+    pixels, reference = judged.pixels[:_SENSITIVITY_FRAMES], judged.reference[:_SENSITIVITY_FRAMES]
+    return most_sensitive(
+        prepared, recipe, lambda model: float(distances(reference, infer(model, recipe.dialect, pixels)).mean())
+    )
 
 
 def _attempt(search: Search, prepared: Prepared, recipe: Recipe, *, tuned: bool = False) -> Attempt:
