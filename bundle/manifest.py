@@ -16,6 +16,12 @@ MANIFEST_NAME = "manifest.json"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+BundleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="1 to 64 of a-z, 0-9 and '-'")]
+BundleVersion = Annotated[
+    str,
+    Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.-]+)?$", description="a semantic version such as 1.0.0"),
+]
+Words = Annotated[str, Field(pattern=r"\S", description="words")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Triple = tuple[float, float, float]
 Tilt = Annotated[float, Field(ge=-50.0, le=50.0)]
@@ -268,7 +274,7 @@ class Provenance(_Strict):
     """
 
     dataset_sha256: Sha256
-    dataset: str
+    dataset: Words
     config_sha256: Sha256
     code_version: str
     model: str
@@ -280,8 +286,8 @@ class Manifest(_Strict):
     """The whole of manifest.json; see docs/bundle-format.md for what each key means to a reader."""
 
     format_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.-]+)?$")]
+    name: BundleName
+    version: BundleVersion
     created: AwareDatetime
     count_classes: CountClasses
     preprocessing: Preprocessing
@@ -290,7 +296,7 @@ class Manifest(_Strict):
     parity: Parity
     metrics: dict[str, float]
     provenance: Provenance
-    licence: str
+    licence: Words
     minimum_agent: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
     drift: FileName | None = None
     files: dict[FileName, FileEntry]

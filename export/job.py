@@ -13,17 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bundle.counter import posterior_from_logits
-from bundle.drift import DRIFT_NAME
 from bundle.errors import BundleError, ConfigError, ParityError
-from bundle.golden import GOLDEN_NAME
-from bundle.pack import file_entry, pack
 from bundle.preprocess import normalize, normalize_batch
 from calibration.confidence import Labelled, calibrate
 from calibration.int8.quantize import prepare
-from calibration.reference import reference_of_pictures
-from export.assembly import Fitted, golden_file, manifest_of
-from export.card import model_card
-from export.frames import golden_frames
+from export.assembly import Fitted, Made, pack_bundle
 from export.linter import lint
 from export.material import Material, for_fitting, load_material, logits_of, spread, training_photos
 from export.options import entries_of
@@ -48,7 +42,6 @@ if TYPE_CHECKING:
     from export.options import Options
     from train.run import Run
 
-_GOLDEN_FRAMES = 4
 _TORCH_FRAMES = 200
 _EXPORT_TOLERANCE = 1e-3
 
@@ -95,35 +88,25 @@ def export_run(folder: Path, out: Path, options: Options, *, step: Callable[[str
         raise ConfigError(f"{out} exists already", fix="Bundles are immutable: name a new folder, or remove this one.")
     step("reading the run and its photos")
     run = _looking_twice(load_run(folder), options) if options.tta else load_run(folder)
-    training = training_photos(options.range_frames, options.tune_frames if options.qat else 0)
-    frames = load_material(run, training=training, judged=options.judge_frames, min_judged=options.min_frames)
+    frames = _load(run, options)
     step("writing ONNX and holding it against the torch network")
     model = export_onnx(run.module, run.preprocessing, target=options.target)
-    entries = entries_of(options)
-    reference = logits_of(model, entries["reference"], run, frames.validation.pixels)
+    reference = logits_of(model, entries_of(options)["reference"], run, frames.validation.pixels)
     onnx_error = _require_equal(run, frames.validation.pixels, reference)
     attempts = _quantize(run, model, frames, reference, options, step=step)
     chosen = {attempt.dialect: attempt for attempt in attempts}
     _require_within(chosen, out, frames, reference, run)
     _require_lint(chosen, options)
     step("fitting the confidence on INT8 outputs")
-    fitted = _fit(run, chosen["cpu"], entries["cpu"], frames, options.risk)
+    fitted = _fit(run, chosen["cpu"], entries_of(options)["cpu"], frames, options.risk)
     step("packing and verifying")
-    models = {"reference": model} | {dialect: attempt.quantized.model for dialect, attempt in chosen.items()}
-    files = {entries[role].file: data for role, data in models.items()}
-    golden = golden_frames(frames.dataset, spread(frames.validation.rows, _GOLDEN_FRAMES))
-    files[GOLDEN_NAME] = golden_file(files, list(entries.values()), run, golden)
-    drift = reference_of_pictures(frames.validation.pixels, chosen["cpu"].logits, fitted.calibration)
-    if drift is not None:
-        files[DRIFT_NAME] = (drift.model_dump_json() + "\n").encode()
-    manifest = manifest_of(run, options, chosen, fitted, files)
-    same = "" if frames.measured_on == "test" else " (the confidence was fitted on the same photos)"
-    twice = ", each frame looked at together with its mirror image" if options.tta else ""
-    words = f"the {frames.measured_on} split of {options.data}{same}{twice}"
-    files["card.md"] = model_card(manifest, fitted.measured, measured_on=words).encode()
-    listed = {name: file_entry(data) for name, data in files.items()}
-    bundle = pack(out, manifest.model_copy(update={"files": listed}), files)
+    bundle = pack_bundle(out, Made(run, options, frames, model, chosen, fitted))
     return Exported(bundle, onnx_error, tuple(attempts), fitted.measured, frames.measured_on)
+
+
+def _load(run: Run, options: Options) -> Material:
+    training = training_photos(options.range_frames, options.tune_frames if options.qat else 0)
+    return load_material(run, training=training, judged=options.judge_frames, min_judged=options.min_frames)
 
 
 def _looking_twice(run: Run, options: Options) -> Run:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from bundle.manifest import ModelEntry, ParityBudget
+from pydantic import TypeAdapter, ValidationError
+
+from bundle.errors import ConfigError
+from bundle.manifest import Manifest, ModelEntry, ParityBudget, Provenance
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from export.to_onnx import Target
 
 BUDGET = ParityBudget(min_agreement=0.95, max_mean_tv=0.02, max_accuracy_drop=0.005, min_sure_agreement=0.995)
@@ -36,6 +41,10 @@ class Options:
         range_frames: Training frames that INT8 is fitted on: three quarters for ranges, one to compare methods.
         judge_frames: Most frames of the validation and of the test split that are used.
         tune_frames: Most training frames that fine-tuning learns from.
+
+    Raises:
+        ConfigError: No manifest may hold the name, the version, the licence or the words for the photos. Said here,
+            because the manifest is written last, after minutes of work.
     """
 
     name: str
@@ -53,6 +62,24 @@ class Options:
     range_frames: int = RANGE_FRAMES
     judge_frames: int = 2000
     tune_frames: int = 4000
+
+    def __post_init__(self) -> None:
+        for key in ("name", "version", "licence"):
+            _require(f"--{key}", getattr(self, key), Manifest.model_fields[key])
+        _require("--data", self.data, Provenance.model_fields["dataset"])
+
+
+def _require(flag: str, value: str, field: FieldInfo) -> None:
+    """Hold a value against its key in the manifest."""
+    try:
+        TypeAdapter(Annotated[str, field]).validate_python(value)
+    except ValidationError as exc:
+        raise ConfigError(
+            f"{flag} does not fit into a bundle's manifest",
+            got=repr(value),
+            expected=field.description,
+            fix=f"Call the export again with another {flag}.",
+        ) from exc
 
 
 def entries_of(options: Options) -> dict[str, ModelEntry]:

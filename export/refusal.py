@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bundle.counter import posterior_from_logits
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from export.quantize import Attempt
 
 _WORST = 12
+_LONGEST_ID = 60
+"""Characters of a photo's id in the name of its picture; ids have no bound, names of files do."""
 
 
 def save_worst(
@@ -38,22 +41,24 @@ def save_worst(
         attempt: The refused model.
         frames: The validation frames that it was judged on.
         reference: float32, (N, K) logits of the reference on them.
-        names: Name of each photo.
+        names: Id of each photo; any text.
         classes: K count classes.
 
     Returns:
-        The folder: worst-01-NAME.jpg and so on, and worst.json with both posteriors of each.
+        The folder: worst-01-ID.jpg and so on, where other characters of an id than letters, digits, dots and hyphens
+        are underscores, and worst.json with the id and both posteriors of each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     distance = distances(reference, attempt.logits)
     before, after = posterior_from_logits(reference, 1.0), posterior_from_logits(attempt.logits, 1.0)
     rows = []
     for rank, index in enumerate(distance.argsort()[::-1][:_WORST], 1):
-        file = f"worst-{rank:02d}-{names[index]}.jpg"
+        file = f"worst-{rank:02d}-{_harmless(names[index])}.jpg"
         write_bytes(folder / file, encode_jpeg(frames.pixels[index]))
         rows.append(
             {
                 "picture": file,
+                "photo": names[index],
                 "distance": round(float(distance[index]), 4),
                 "truth": classes[int(frames.truth[index])],
                 "reference": {name: round(float(p), 4) for name, p in zip(classes, before[index], strict=True)},
@@ -63,3 +68,8 @@ def save_worst(
     figures = attempt.result.model_dump(mode="json")
     write_json(folder / "worst.json", {"model": attempt.dialect, "parity": figures, "frames": rows})
     return folder
+
+
+def _harmless(name: str) -> str:
+    """A photo's id as part of a file name: `aisle/5/a` would be a folder."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:_LONGEST_ID]
