@@ -100,7 +100,7 @@ def verify(path: Path, *, run: bool, as_json: bool) -> None:
     if as_json:
         report = {"ok": True, "label": found.label, "digest": found.digest, "files": len(found.manifest.files)}
         report["golden_max_abs_logit"] = errors
-        click.echo(json.dumps(report))
+        click.echo(json.dumps(report, allow_nan=False))
         return
     click.echo(f"{len(found.manifest.files)} files match their hashes")
     for name, worst in errors.items():

@@ -10,7 +10,6 @@ golden.npz holds `frames` uint8 (N, H, W, 3) BGR, and for each model role `logit
 from __future__ import annotations
 
 import io
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,21 +78,42 @@ def read_golden(bundle: Bundle, role: str) -> Golden:
         The frames and what is expected.
 
     Raises:
-        IntegrityError: golden.npz is not listed, damaged, or does not cover this role.
+        IntegrityError: golden.npz is not listed, damaged, does not cover this role, or holds arrays that prove nothing.
     """
+    content = bundle.read(GOLDEN_NAME)
     try:
-        with np.load(io.BytesIO(bundle.read(GOLDEN_NAME)), allow_pickle=False) as arrays:
-            return Golden(
-                np.asarray(arrays["frames"], np.uint8),
-                np.asarray(arrays[f"logits_{role}"], np.float32),
-                float(arrays[f"tolerance_{role}"]),
-            )
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as exc:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            frames, logits, tolerance = arrays["frames"], arrays[f"logits_{role}"], arrays[f"tolerance_{role}"]
+    except Exception as exc:  # one flipped bit and NumPy raises anything, its header parser even TokenError
         raise IntegrityError(
             f"{GOLDEN_NAME} of bundle {bundle.label} does not cover model {role!r}",
             got=repr(exc),
             fix="Export the bundle again.",
         ) from exc
+    flaw = _flaw(frames, logits, tolerance, len(bundle.manifest.count_classes))
+    if flaw is not None:
+        raise IntegrityError(
+            f"{GOLDEN_NAME} of bundle {bundle.label} proves nothing about model {role!r}",
+            got=flaw[0],
+            expected=flaw[1],
+            fix="Export the bundle again.",
+        )
+    return Golden(frames, logits, float(tolerance))
+
+
+def _flaw(
+    frames: NDArray[np.generic], logits: NDArray[np.generic], tolerance: NDArray[np.generic], classes: int
+) -> tuple[str, str] | None:
+    """What is wrong with golden arrays, and what would be right: a NaN or an infinite tolerance lets anything pass."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.size == 0:  # noqa: PLR2004
+        return f"frames {frames.dtype} {frames.shape}", "uint8 (N, H, W, 3), at least one frame"
+    if logits.dtype != np.float32 or logits.shape != (len(frames), classes):
+        return f"logits {logits.dtype} {logits.shape}", f"float32 {(len(frames), classes)}"
+    if not np.isfinite(logits).all():
+        return f"{int((~np.isfinite(logits)).sum())} logits that are not finite", "finite logits"
+    if tolerance.dtype != np.float32 or tolerance.shape != () or not 0 < float(tolerance) < np.inf:
+        return f"a tolerance of {tolerance}", "one finite float32 above 0"
+    return None
 
 
 def infer_frames(engine: Engine, frames: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -125,13 +145,13 @@ def check_golden(bundle: Bundle, engine: Engine) -> float:
 
     Raises:
         EngineError: A logit differs by more than the tolerance.
-        IntegrityError: The bundle has no golden frames for the engine's model.
+        IntegrityError: The bundle has no usable golden frames for the engine's model.
     """
     golden = read_golden(bundle, engine.role)
     logits = infer_frames(engine, golden.frames, bundle.manifest.preprocessing)
     worst = float(np.abs(logits - golden.logits).max())
     allowed = golden.tolerance * engine.golden_slack
-    if worst > allowed:
+    if not worst <= allowed:  # so that a NaN refuses
         raise EngineError(
             f"engine {engine.name} misses the golden frames of bundle {bundle.label}",
             got=f"a logit off by {worst:.4g}",

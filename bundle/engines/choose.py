@@ -2,8 +2,8 @@
 
 "auto" opens every engine whose runtime is installed, holds each against the golden frames, and lets those that pass
 run against the clock. Engines of the INT8 models come first, because the bundle's confidence was fitted on INT8
-outputs, and with them TensorRT's FP16, which is sometimes the faster one. The FP32 reference runs only where none of
-them passes. `engine.reason` says why an engine was chosen.
+outputs, and TensorRT's FP16 stands in where its INT8 does not pass. The FP32 reference runs only where none of them
+passes. `engine.reason` says why an engine was chosen.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ def _open_fastest(bundle: Bundle, threads: int | None) -> Engine:
     for tier in tiers:
         passed: list[Engine] = []
         for name in (name for name in tier if name in usable):
+            if name == "tensorrt-fp16" and any(engine.role == "tensorrt" for engine in passed):
+                continue  # built and raced for nothing: INT8 is what the device is made for
             try:
                 passed.append(_open_checked(bundle, name, threads))
             except EngineError as exc:
@@ -166,7 +168,7 @@ def _open_checked(bundle: Bundle, name: str, threads: int | None) -> Engine:
     candidate = _open(bundle, kind, entry, threads)
     try:
         candidate.golden_error = check_golden(bundle, candidate)
-    except EngineError:
+    except BaseException:
         candidate.close()
         raise
     return candidate

@@ -73,7 +73,7 @@ def bench(
     rows = bench_engines(bundle, names, plan, say=_say)
     machine = describe_machine()
     click.echo(
-        json.dumps({"machine": machine, "threads": threads, "engines": rows})
+        json.dumps({"machine": machine, "threads": threads, "engines": rows}, allow_nan=False)
         if as_json
         else f"{machine_lines(machine)}\n\n{table(rows)}"
     )
@@ -95,7 +95,9 @@ def build(bundle: Path, *, as_json: bool) -> None:
     """
     plan = BenchPlan(seconds=0.2, batches=(1,))
     rows = bench_engines(bundle, [name for name in _NAMED if name.startswith("tensorrt")], plan, say=_say)
-    click.echo(json.dumps({"machine": describe_machine(), "engines": rows}) if as_json else table(rows))
+    click.echo(
+        json.dumps({"machine": describe_machine(), "engines": rows}, allow_nan=False) if as_json else table(rows)
+    )
     _require(rows)
 
 
@@ -119,7 +121,7 @@ def selftest(bundle: Path, *, threads: int | None, as_json: bool) -> None:
     chosen = _chosen(bundle, threads) if works(rows) else "none"
     if as_json:
         report = {"bundle": found.label, "machine": machine, "threads": threads, "engines": rows, "auto": chosen}
-        click.echo(json.dumps(report))
+        click.echo(json.dumps(report, allow_nan=False))
     else:
         click.echo(f"bundle        {found.label}\n{machine_lines(machine)}\n\n{table(rows)}\n\nauto: {chosen}")
     _require(rows)

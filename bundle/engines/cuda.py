@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bundle.engines.base import CPP_ERRORS
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
+"""Where the kernel's module and, on a Jetson, the release of its system name themselves, in their first line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +31,14 @@ class Device:
     Attributes:
         name: For example "Orin".
         compute_capability: For example "8.7".
-        driver: Newest CUDA that the driver supports, for example 12060.
+        cuda: Newest CUDA that the driver supports, for example 12060.
+        driver: The driver itself, of `driver_version`.
     """
 
     name: str
     compute_capability: str
-    driver: int
+    cuda: int
+    driver: str
 
 
 class Cuda:
@@ -60,15 +67,15 @@ class Cuda:
         """Describe the device.
 
         Returns:
-            Name, compute capability and driver.
+            Name, compute capability, CUDA and driver.
 
         Raises:
             EngineError: CUDA failed.
         """
         (found,) = self._call("cudaGetDeviceProperties", 0)
-        (driver,) = self._call("cudaDriverGetVersion")
+        (cuda,) = self._call("cudaDriverGetVersion")
         name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-        return Device(name.strip("\0 "), f"{found.major}.{found.minor}", int(driver))
+        return Device(name.strip("\0 "), f"{found.major}.{found.minor}", int(cuda), driver_version())
 
     def allocate(self, size: int) -> int:
         """Reserve device memory; `close` frees it.
@@ -180,10 +187,29 @@ class Cuda:
         self._call("cudaStreamDestroy", self._stream)
 
     def _call(self, name: str, *arguments: object) -> tuple[Any, ...]:
-        code, *results = getattr(self._runtime, name)(*arguments)
+        try:
+            code, *results = getattr(self._runtime, name)(*arguments)
+        except CPP_ERRORS as exc:  # how cuda-python says that it finds no CUDA library
+            raise EngineError(f"CUDA's {name} failed", got=str(exc)[:200], fix="Check the CUDA installation.") from exc
         if code != self._runtime.cudaError_t.cudaSuccess:
             raise EngineError(f"CUDA's {name} failed", got=str(code), fix="Check the driver with `nvidia-smi`.")
         return tuple(results)
+
+
+def driver_version() -> str:
+    """Name the driver that is loaded.
+
+    Returns:
+        What the driver and, on a Jetson, its system say of themselves; empty where there is none.
+    """
+    found = []
+    for file in DRIVER_FILES:
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [" ".join(lines[0].split())] if lines else []
+    return "; ".join(found)
 
 
 def _import_runtime() -> Any:  # noqa: ANN401 - cuda-python ships no types

@@ -55,7 +55,7 @@ def machine_lines(machine: Mapping[str, object]) -> str:
     Returns:
         Lines "key  value", empty ones left out.
     """
-    return "\n".join(f"{key:<14}{_plain(value)}" for key, value in machine.items() if value not in ("", [], {}))
+    return "\n".join(f"{key:<14}{_plain(value)}" for key, value in machine.items() if value not in (None, "", [], {}))
 
 
 def _plain(value: object) -> str:

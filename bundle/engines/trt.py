@@ -16,7 +16,14 @@ import numpy as np
 from bundle.engines.base import Engine, Port
 from bundle.engines.child import in_child
 from bundle.engines.cuda import Cuda
-from bundle.engines.trt_build import MAX_BATCH, BuildRequest, build_engine, import_tensorrt, make_logger
+from bundle.engines.trt_build import (
+    MAX_BATCH,
+    BuildRequest,
+    build_engine,
+    import_tensorrt,
+    make_logger,
+    tensorrt_errors,
+)
 from bundle.engines.trt_cache import EngineCache, EngineKey, default_folder
 from bundle.errors import EngineError
 
@@ -75,8 +82,9 @@ class TrtEngine(Engine):
         self._context: Any = None
         self._single: Callable[[], None] | None = None
         try:
-            self._start(BuildRequest(model, entry.input, self.input_chw, precision), entry, cache)
-        except EngineError:
+            with tensorrt_errors(self.name):
+                self._start(BuildRequest(model, entry.input, self.input_chw, precision), entry, cache)
+        except BaseException:
             self.close()
             raise
 
@@ -94,7 +102,13 @@ class TrtEngine(Engine):
         device = self._cuda.device()
         digest = hashlib.sha256(request.model).hexdigest()
         key = EngineKey(
-            digest, _version(self._trt), device.name, device.compute_capability, device.driver, request.flags()
+            digest,
+            _version(self._trt),
+            device.name,
+            device.compute_capability,
+            device.cuda,
+            device.driver,
+            request.flags(),
         )
         found = cache.load(key)
         engine = self._runtime.deserialize_cuda_engine(found[0]) if found else None
@@ -133,7 +147,9 @@ class TrtEngine(Engine):
             _LOG.info("%s runs without a CUDA graph: %s", self.name, exc)
 
     def _run(self, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
-        parts = [self._infer(tensor_nchw[start : start + MAX_BATCH]) for start in range(0, len(tensor_nchw), MAX_BATCH)]
+        starts = range(0, len(tensor_nchw), MAX_BATCH)
+        with tensorrt_errors(self.name):
+            parts = [self._infer(tensor_nchw[start : start + MAX_BATCH]) for start in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _infer(self, part: NDArray[np.float32]) -> NDArray[np.float32]:

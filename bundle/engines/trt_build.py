@@ -10,12 +10,16 @@ What differs between TensorRT 8.6, 10 and 11 stands here and only here:
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bundle.engines.base import CPP_ERRORS
 from bundle.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bundle.engines.child import Say
 
 Precision = Literal["int8", "fp16"]
@@ -66,12 +70,33 @@ def build_engine(say: Say, request: BuildRequest) -> dict[str, Any]:
     Raises:
         EngineError: TensorRT refuses the file or cannot build it.
     """
+    with tensorrt_errors("TensorRT's builder"):
+        return _build(say, request)
+
+
+@contextmanager
+def tensorrt_errors(who: str) -> Iterator[None]:
+    """Translate what TensorRT raises.
+
+    A factory of its that fails in C++ is "TypeError: pybind11::init(): factory function returned nullptr".
+
+    Args:
+        who: Names what failed.
+
+    Raises:
+        EngineError: In place of the runtime's own exceptions.
+    """
+    try:
+        yield
+    except (*CPP_ERRORS, TypeError) as exc:
+        raise EngineError(f"{who} failed", got=repr(exc)[:300], fix="Check the driver with `nvidia-smi`.") from exc
+
+
+def _build(say: Say, request: BuildRequest) -> dict[str, Any]:
     trt = import_tensorrt()
     started = time.monotonic()
     logger = make_logger(trt, say)
     builder = trt.Builder(logger)
-    if builder is None:
-        raise EngineError("TensorRT has no builder here", fix="Check the driver with `nvidia-smi`.")
     network = _parse(trt, builder, logger, request)
     config = _configure(trt, builder, request)
     timing_cache = config.create_timing_cache(request.timings)

@@ -30,7 +30,8 @@ class EngineKey:
         tensorrt: Full version.
         device: Name of the graphics processor.
         compute_capability: For example "8.7".
-        driver: CUDA version of the driver.
+        cuda: Newest CUDA that the driver supports.
+        driver: The driver itself, of which many support the same CUDA.
         flags: Everything that the builder was told.
     """
 
@@ -38,7 +39,8 @@ class EngineKey:
     tensorrt: str
     device: str
     compute_capability: str
-    driver: int
+    cuda: int
+    driver: str
     flags: tuple[str, ...]
 
     def digest(self) -> str:
@@ -172,7 +174,7 @@ class EngineCache:
         return self._folder / f"{key.digest()}.plan", self._folder / f"{key.digest()}.json"
 
     def _timing_file(self, key: EngineKey) -> Path:
-        device = f"{key.tensorrt} {key.device} {key.compute_capability} {key.driver}"
+        device = f"{key.tensorrt} {key.device} {key.compute_capability} {key.cuda} {key.driver}"
         return self._folder / f"{hashlib.sha256(device.encode()).hexdigest()[:16]}.timing"
 
     def _sweep(self) -> None:

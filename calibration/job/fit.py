@@ -105,6 +105,11 @@ def make_candidate(
     observed = _answers(material, new)
     told("fitting the confidence")
     calibration, labelled = _calibration(material, observed, wish)
+    if labelled and answered_elsewhere(material.role, new):
+        calibration = unproven(calibration)
+        did_not.append(
+            "proof on TensorRT: new ranges answered by ONNX Runtime; `calibrate confidence --engine tensorrt`"
+        )
     if labelled:
         did.append(f"confidence, from {labelled} labelled visits")
     else:
@@ -143,12 +148,40 @@ def _answers(material: Material, new: Requantized) -> Observed:
     return material.observed.with_logits(run_model(material.bundle, entry, new.files[entry.file], pictures))
 
 
+def answered_elsewhere(role: str, new: Requantized) -> bool:
+    """Whether another runtime than the robot's gave the answers that the confidence is fitted to.
+
+    A re-quantised model is answered by ONNX Runtime. It stands for OpenVINO as in `bintally export`, not for TensorRT.
+
+    Args:
+        role: Of the model that the robot runs.
+        new: What was re-quantised.
+
+    Returns:
+        True when the promise is not proven by these answers.
+    """
+    return role == "tensorrt" and role in new.models
+
+
+def unproven(calibration: Calibration) -> Calibration:
+    """Keep the promise, marked as inherited.
+
+    Args:
+        calibration: With or without a promise.
+
+    Returns:
+        The same numbers.
+    """
+    promise = calibration.promise
+    kept = None if promise is None else promise.model_copy(update={"verified": False})
+    return calibration.model_copy(update={"promise": kept})
+
+
 def _calibration(material: Material, observed: Observed, wish: Wish) -> tuple[Calibration, int]:
     current = material.bundle.manifest.calibration
     data = observed.labelled(material.bundle.manifest.count_classes)
     if data is None or len(data) < MIN_LABELLED:
-        promise = None if current.promise is None else current.promise.model_copy(update={"verified": False})
-        return current.model_copy(update={"promise": promise}), 0
+        return unproven(current), 0
     fitted = wish.fit(data, entry_of(material.bundle, material.role).role)
     if fitted.promise is None:
         raise no_promise(len(data), needed_for(data, fitted, wish), wish)

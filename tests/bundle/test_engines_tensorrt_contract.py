@@ -154,7 +154,9 @@ def test_contract_our_code_names_nothing_that_the_stand_in_lacks(version: str, r
     module = importlib.import_module("tensorrt")
     source = "".join((repository / "bundle" / "engines" / name).read_text() for name in _OUR_SOURCES)
     optional = {"IProgressMonitor"} if _major(version) < 10 else set()
-    for name, member in re.findall(r"\btrt\.([A-Z]\w+)(?:\.([A-Z]\w*))?", source):
+    named = re.findall(r"(?:\b|_)trt\.([A-Z]\w+)(?:\.([A-Z]\w*))?", source)
+    assert {"Builder", "Runtime", "TensorIOMode", "DataType"} <= {name for name, _ in named}
+    for name, member in named:
         assert name in optional or hasattr(module, name), name
         assert not member or name in optional or hasattr(getattr(module, name), member), f"{name}.{member}"
 

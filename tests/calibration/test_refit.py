@@ -58,6 +58,19 @@ def test_refit_writes_a_bundle_that_keeps_its_promise_on_new_visits(tmp_path: Pa
     assert np.mean(inside) >= 0.88  # more than asked for: this counter is right more often than that
 
 
+@pytest.mark.parametrize(("engine", "role"), [("onnxruntime", "cpu"), ("onnxruntime-fp32", "reference")])
+def test_refit_proves_the_promise_on_the_engine_that_answered_and_on_no_other(
+    tmp_path: Path, tiny_bundle: Path, engine: str, role: str
+) -> None:
+    visits = write_table(tmp_path / "v", 200, 1)
+    found = refit_confidence(Paths(tiny_bundle, visits, tmp_path / "out"), Wish(risk=0.1), now=_NOW, engine=engine)
+    assert found.calibration.fitted_on == role
+    for name in ("onnxruntime", "onnxruntime-fp32"):
+        counter = Counter.open(tmp_path / "out", engine=name)
+        assert counter.promise == ("proven" if name == engine else "inherited")
+        counter.close()
+
+
 def test_refit_report_is_one_file_with_both_pictures(tmp_path: Path, tiny_bundle: Path) -> None:
     _refit(tmp_path, tiny_bundle, write_table(tmp_path / "v", 150, 1), Wish(risk=0.2))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -18,6 +18,13 @@ MAJOR = int(__version__.split(".", maxsplit=1)[0])
 _HEADER = b"fake-plan\n"
 _FAILURES = os.environ.get("BINTALLY_FAKE_TENSORRT_FAILS", "").split()
 
+
+def _may_raise(what: str) -> None:
+    """Fail as a C++ factory of the real bindings does; not one of NVIDIA's."""
+    if f"{what}-raises" in _FAILURES:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
 if MAJOR < 11:
 
     class BuilderFlag(enum.Enum):
@@ -183,6 +190,7 @@ class IBuilderConfig:
 
 class Builder:
     def __init__(self, logger: ILogger) -> None:
+        _may_raise("builder")
         self._logger = logger
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
@@ -230,6 +238,7 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
+        _may_raise("run")
         if "run" in _FAILURES:
             return False
         from cuda.bindings import runtime
@@ -280,9 +289,11 @@ class ICudaEngine:
 
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
+        _may_raise("runtime")
         self._logger = logger
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        _may_raise("deserialise")
         if not bytes(serialized_engine).startswith(_HEADER):
             self._logger.log(ILogger.Severity.ERROR, "the engine plan file is not compatible")
             return None

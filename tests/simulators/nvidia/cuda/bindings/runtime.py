@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 cudaHostAllocDefault = 0
 _STREAM = 7
+_streams = 0
 _buffers: dict[int, Any] = {}
 _recording: list[Callable[[], None]] | None = None
 _recordings: list[list[Callable[[], None]]] = []
@@ -57,6 +58,8 @@ def do_or_record(stream: object, work: Callable[[], None]) -> None:
 
 
 def cudaGetDeviceCount() -> tuple[Any, ...]:
+    if "library" in _FAILURES:
+        raise RuntimeError("Failed to dlopen libcudart.so.12")
     return _OK, 0 if "device" in _FAILURES else 1
 
 
@@ -95,11 +98,15 @@ def cudaFreeHost(ptr: int) -> tuple[Any, ...]:
 
 
 def cudaStreamCreate() -> tuple[Any, ...]:
+    global _streams
+    _streams += 1
     return _OK, _STREAM
 
 
 def cudaStreamDestroy(stream: object) -> tuple[Any, ...]:
+    global _streams
     del stream
+    _streams -= 1
     return (_OK,)
 
 
@@ -165,3 +172,8 @@ def live_buffers() -> int:
 def live_recordings() -> int:
     """Instantiated graphs that nobody has destroyed. Not one of NVIDIA's."""
     return len(_recordings)
+
+
+def live_streams() -> int:
+    """Streams that nobody has destroyed. Not one of NVIDIA's."""
+    return _streams
