@@ -37,6 +37,7 @@ from bundle.engines.single_file import require_single_file
 from bundle.errors import BintallyError, BundleError, EngineError
 from bundle.golden import check_golden
 from bundle.images import read
+from bundle.parity import SURE, total_variation
 from bundle.preprocess import preprocess
 from bundle.store import Store
 from bundle.verify import Bundle, load_bundle
@@ -53,7 +54,6 @@ ENGINES: dict[str, tuple[type[OrtEngine | OvEngine], str]] = {
     "openvino": (OvEngine, "cpu"),
     "onnxruntime-fp32": (OrtEngine, "reference"),
 }
-SURE = 0.6
 CHUNK = 50
 Flip = tuple[int, int]
 """Byte and bit of a file."""
@@ -170,7 +170,7 @@ def difference(bundle: Bundle, expected: NDArray[np.float32], logits: NDArray[np
         posterior_from_logits(values, calibration.temperature, calibration.ordinal) for values in (expected, logits)
     )
     same = whole.argmax(axis=1) == damaged.argmax(axis=1)
-    mean_tv = float(np.abs(whole - damaged).sum(axis=1).mean() / 2)
+    mean_tv = float(total_variation(whole, damaged).mean())
     sure_changed = bool((~same & (whole.max(axis=1) >= SURE)).any())
     return {
         "harmful": mean_tv > budget.max_mean_tv or sure_changed,

@@ -166,7 +166,7 @@ def _served(folder: Path, threads: int | None, max_inside: int) -> Iterator[tupl
 
 
 def _random_bundle(network: str, folder: Path) -> Path:
-    from engine import make_bundle
+    from random_bundle import make_bundle
 
     return make_bundle(network, folder).path
 

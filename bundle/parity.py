@@ -35,7 +35,19 @@ def distances(reference: NDArray[np.float32], candidate: NDArray[np.float32]) ->
     Returns:
         float64, (N,), total-variation distance, 0..1.
     """
-    p, q = posterior_from_logits(reference, 1.0), posterior_from_logits(candidate, 1.0)
+    return total_variation(posterior_from_logits(reference, 1.0), posterior_from_logits(candidate, 1.0))
+
+
+def total_variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far two posteriors are apart, frame by frame.
+
+    Args:
+        p: float64, (N, K), rows sum to 1.
+        q: The same of the other.
+
+    Returns:
+        float64, (N,), 0..1.
+    """
     return np.asarray(0.5 * np.abs(p - q).sum(axis=1))
 
 

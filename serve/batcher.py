@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
     from bundle.counter import Counter
 
-_JOIN_S = 30.0
+_DRAIN_S = 8.0
+"""So long `close` answers what is queued; the rest is refused."""
+_JOIN_S = 10.0
+"""So long `close` then waits for the batch that is running."""
 
 
 class OverloadedError(BintallyError):
@@ -52,7 +56,7 @@ class Batcher:
         self._counter = counter
         self._max_batch = max_batch
         self._queue: queue.Queue[_Job | None] = queue.Queue(max_queue)
-        self._closed = threading.Event()
+        self._closed, self._given_up = threading.Event(), threading.Event()
         self._gate = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
@@ -72,7 +76,7 @@ class Batcher:
         job = _Job(tensor_nchw, Future())
         with self._gate:  # nothing is queued behind the mark that `close` puts last
             if not self.alive():
-                raise OverloadedError("the service is stopping")
+                raise _stopping()
             try:
                 self._queue.put_nowait(job)
             except queue.Full as exc:
@@ -88,23 +92,40 @@ class Batcher:
         return self._thread.is_alive() and not self._closed.is_set()
 
     def close(self) -> None:
-        """Answer what is queued, then stop and free the engine."""
+        """Answer what is queued, or refuse what is not answered in 8 s; then stop and free the engine."""
         with self._gate:
             self._closed.set()
-        self._queue.put(None)
+        with suppress(queue.Full):  # then the thread is at work, and sees that it is closed when the queue is empty
+            self._queue.put_nowait(None)
+        self._thread.join(_DRAIN_S)
+        self._given_up.set()
         self._thread.join(_JOIN_S)
-        self._counter.close()
+        if not self._thread.is_alive():  # an engine must not be freed under a batch that is running
+            self._counter.close()
 
     def _work(self) -> None:
         waiting: _Job | None = None
-        while True:
-            first = waiting or self._queue.get()
-            if first is None:
-                return
-            batch, waiting = self._gather(first)
-            self._answer(batch)
-            if waiting is None and self._closed.is_set() and self._queue.empty():
-                return
+        try:
+            while not self._given_up.is_set():
+                first = waiting or self._queue.get()
+                if first is None:
+                    return
+                batch, waiting = self._gather(first)
+                self._answer(batch)
+                if waiting is None and self._closed.is_set() and self._queue.empty():
+                    return
+        finally:
+            self._refuse(waiting)
+
+    def _refuse(self, job: _Job | None) -> None:
+        """Refuse this visit and all that is queued: nobody answers any more."""
+        with self._gate:
+            self._closed.set()
+        with suppress(queue.Empty):
+            while True:
+                if job is not None:
+                    job.answer.set_exception(_stopping())
+                job = self._queue.get_nowait()
 
     def _gather(self, first: _Job) -> tuple[list[_Job], _Job | None]:
         """Everything that waits and fits; and the job that no longer did."""
@@ -125,12 +146,17 @@ class Batcher:
     def _answer(self, batch: list[_Job]) -> None:
         try:
             posteriors = self._counter.posteriors_of(np.concatenate([job.tensor for job in batch]))
-        except EngineError as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it was, these callers get an answer and the next ones theirs
+            failure = exc if isinstance(exc, EngineError) else EngineError("the network failed", got=repr(exc)[:200])
             for job in batch:
-                job.answer.set_exception(exc)
+                job.answer.set_exception(failure)
             return
         start = 0
         for job in batch:
             end = start + len(job.tensor)
             job.answer.set_result(posteriors[start:end])
             start = end
+
+
+def _stopping() -> OverloadedError:
+    return OverloadedError("the service is stopping")

@@ -14,6 +14,8 @@ import socket
 import ssl
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 _PORTS = {"http": 80, "https": 443}
 _CHUNK = 1 << 16
 _OK = 200
+_MAX_LABEL = 63
 
 
 class FetchError(BintallyError):
@@ -99,8 +102,8 @@ class Fetcher:
             FetchError: The host did not give the photo.
         """
         scheme, host, target = self._check(url)
-        address = self._address(host)
         end = time.monotonic() + self.timeout_s
+        address = self._address(host, end)
         try:
             with _connected(scheme, host, address, dict(self.ports)[scheme], end) as connection:
                 connection.request("GET", target, headers={"Host": host, "Accept": "image/jpeg, image/png"})
@@ -121,7 +124,7 @@ class Fetcher:
             raise ForbiddenError("the URL is malformed", got=url[:200]) from exc
         host = (parts.hostname or "").rstrip(".").lower()
         scheme = parts.scheme
-        if not host.isascii():
+        if not host.isascii() or not all(0 < len(label) <= _MAX_LABEL for label in host.split(".") if host):
             raise ForbiddenError("the URL is malformed", got=ascii(host)[:200])
         if scheme not in _PORTS or parts.username or parts.password or port not in (None, _PORTS[scheme]):
             raise ForbiddenError(
@@ -138,9 +141,11 @@ class Fetcher:
             raise ForbiddenError("the URL is malformed", got=ascii(target)[:200])
         return scheme, host, target
 
-    def _address(self, host: str) -> str:
+    def _address(self, host: str, end: float) -> str:
         try:
-            addresses = self.resolve(host)
+            addresses = _within(end, self.resolve, host)
+        except FutureTimeoutError as exc:
+            raise self._too_slow(host[:200]) from exc
         except (OSError, UnicodeError) as exc:
             raise FetchError(f"{host[:200]} has no address", got=str(exc)[:200]) from exc
         private = [address for address in addresses if not self.is_public(address)]
@@ -173,16 +178,12 @@ def _connected(scheme: str, host: str, address: str, port: int, end: float) -> I
 
     A timeout of the socket bounds each single read; a host that sends a byte now and then would never reach it.
     """
-    left = max(0.01, end - time.monotonic())
     connection = http.client.HTTPConnection(address, port)
-    sock = socket.create_connection((address, port), left)
+    sock = _socket(scheme, host, address, port, end)
+    cut = threading.Timer(_left(end), _cut, [sock])
+    cut.daemon = True
+    cut.start()
     try:
-        if scheme == "https":
-            context = ssl.create_default_context()
-            sock = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        cut = threading.Timer(left, _cut, [sock])
-        cut.daemon = True
-        cut.start()
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
         connection.sock = sock
@@ -191,6 +192,37 @@ def _connected(scheme: str, host: str, address: str, port: int, end: float) -> I
         cut.cancel()
         connection.close()
         sock.close()
+
+
+def _socket(scheme: str, host: str, address: str, port: int, end: float) -> socket.socket:
+    """Connected; with https, TLS is prepared and its handshake still to come."""
+    sock = socket.create_connection((address, port), _left(end))
+    if scheme != "https":
+        return sock
+    try:
+        context = ssl.create_default_context()
+        return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _left(end: float) -> float:
+    return max(0.01, end - time.monotonic())
+
+
+def _within(end: float, resolve: Callable[[str], list[str]], host: str) -> list[str]:
+    """The answer of `resolve`, which cannot be interrupted: who is late is left to a thread that holds up nothing."""
+    answer: Future[list[str]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(resolve(host))
+        except BaseException as exc:  # noqa: BLE001 - raised again by whoever waits
+            answer.set_exception(exc)
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    return answer.result(_left(end))
 
 
 def _cut(sock: socket.socket) -> None:

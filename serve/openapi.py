@@ -12,7 +12,8 @@ _REFUSALS = {
     "408": "The request took too long to arrive.",
     "413": f"The request is larger than {MAX_BODY_BYTES} bytes.",
     "415": "The request is of a type that is not read.",
-    "422": "Not a photo that can be counted: truncated, damaged, or too many pixels.",
+    "422": "Not a photo that can be counted: truncated, damaged, or too many pixels in all frames together.",
+    "500": "The network failed.",
     "502": "The URL's host did not give the photo.",
     "503": "Too much is waiting. Retry-After says when to come back.",
 }

@@ -1,7 +1,7 @@
 """One request in, one answer out: what HTTP, SageMaker and Lambda share. Blocking, safe from any thread.
 
-Whoever calls is a stranger: bytes are bounded before they are read, pixels before they are decoded, frames before they
-are queued, and every refusal says what was wrong with the request.
+Whoever calls is a stranger: bytes are bounded before they are read, the pixels of all frames together before the first
+is decoded, frames before they are queued, every wait has an end, and every refusal says what was wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bundle.errors import BintallyError, InputError
-from bundle.images import decode
+import numpy as np
+
+from bundle.errors import BintallyError, EngineError, InputError
+from bundle.images import decode, header
 from serve.batcher import OverloadedError
 from serve.fetch import FetchError, ForbiddenError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bundle.counter import Count, Counter
     from serve.batcher import Batcher
     from serve.fetch import Fetcher
@@ -29,6 +33,7 @@ MAX_BODY_BYTES = 16 << 20
 MAX_FRAMES = 16
 OVERLOADED = 503
 _ANSWER_S = 30.0
+_NAME = "the photo"
 _IMAGES = frozenset({"image/jpeg", "image/png", "application/octet-stream", "application/x-image"})
 _KEYS = frozenset({"image", "images", "url"})
 _STATUS: tuple[tuple[type[BintallyError], int], ...] = (
@@ -36,6 +41,7 @@ _STATUS: tuple[tuple[type[BintallyError], int], ...] = (
     (InputError, 422),
     (FetchError, 502),
     (OverloadedError, OVERLOADED),
+    (EngineError, 500),
 )
 
 
@@ -75,12 +81,21 @@ class Service:
         counter: Used for its preprocessing and decision; its engine belongs to `batcher`.
         batcher: Runs the network.
         fetcher: Gets photos that are named by URL.
-        max_pixels: Larger pictures are refused before they are decoded.
+        max_pixels: Most pixels of all frames of a request; more are refused before anything is decoded.
+        decode_wait_s: Whoever has waited so long for a turn to decode is refused.
     """
 
-    def __init__(self, counter: Counter, batcher: Batcher, fetcher: Fetcher, *, max_pixels: int = 25_000_000) -> None:
+    def __init__(
+        self,
+        counter: Counter,
+        batcher: Batcher,
+        fetcher: Fetcher,
+        *,
+        max_pixels: int = 25_000_000,
+        decode_wait_s: float = 10.0,
+    ) -> None:
         self._counter, self._batcher, self._fetcher = counter, batcher, fetcher
-        self._max_pixels = max_pixels
+        self._max_pixels, self._decode_wait_s = max_pixels, decode_wait_s
         # More threads than cores decoding at once only hold more pixels in memory.
         self._decoding = threading.Semaphore(os.cpu_count() or 1)
 
@@ -144,15 +159,38 @@ class Service:
         return [_from_base64(_text(image, "image")) for image in images]
 
     def _count(self, frames: list[bytes]) -> dict[str, Any]:
-        with self._decoding:
-            images = [decode(data, name="the photo", max_pixels=self._max_pixels) for data in frames]
-            tensor = self._counter.tensor(images)
-            del images
+        self._require_small(frames)
+        tensor = self._tensor(frames)
         try:
             posteriors = self._batcher.submit(tensor).result(_ANSWER_S)
         except FutureTimeoutError as exc:
             raise OverloadedError("the answer took too long", got=f"over {_ANSWER_S:.0f} s") from exc
         return as_json(self._counter.decide(posteriors), self._counter)
+
+    def _require_small(self, frames: list[bytes]) -> None:
+        """Refuse by what the headers say."""
+        pixels = sum(found.width * found.height for found in (header(data, name=_NAME) for data in frames))
+        if pixels > self._max_pixels:
+            raise InputError(
+                f"{_NAME} is too large to decode safely",
+                got=f"{pixels} pixels in {len(frames)} frames",
+                expected=f"at most {self._max_pixels} in all of them",
+                fix="Scale the frames down, or send fewer.",
+            )
+
+    def _tensor(self, frames: list[bytes]) -> NDArray[np.float32]:
+        """Decode frame by frame, each brought to the network's size before the next: one picture in memory."""
+        if not self._decoding.acquire(timeout=self._decode_wait_s):
+            raise OverloadedError("too many photos are waiting to be decoded", fix="Try again.")
+        try:
+            return np.concatenate([self._tensor_of(data) for data in frames])
+        finally:
+            self._decoding.release()
+
+    def _tensor_of(self, data: bytes) -> NDArray[np.float32]:
+        if not self._batcher.alive():  # also between the frames of a request: a stop does not wait for all of them
+            raise OverloadedError("the service is stopping")
+        return self._counter.tensor([decode(data, name=_NAME, max_pixels=self._max_pixels)])
 
 
 def as_json(count: Count, counter: Counter) -> dict[str, Any]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _Gated(Engine):
+class Gated(Engine):
     """Answers when the test lets it; remembers the batches."""
 
-    def __init__(self, *, fail: bool = False) -> None:
+    def __init__(self, *, fail: BaseException | None = None) -> None:
         super().__init__("gated", role="cpu", input_chw=(3, 32, 32), classes=7)
         self.batches: list[int] = []
         self.started, self.go = threading.Event(), threading.Event()
@@ -33,7 +33,7 @@ class _Gated(Engine):
         self.started.set()
         assert self.go.wait(30)
         if self._fail:
-            raise EngineError("the device is gone")
+            raise self._fail
         logits = np.zeros((len(tensor_nchw), 7), np.float32)
         logits[np.arange(len(tensor_nchw)), tensor_nchw[:, 0, 0, 0].astype(int)] = 20
         return logits
@@ -47,30 +47,30 @@ def _frames(*counts: int) -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def engine() -> _Gated:
-    return _Gated()
+def engine() -> Gated:
+    return Gated()
 
 
 @pytest.fixture
-def batcher(tiny_bundle: Path, engine: _Gated) -> Iterator[Batcher]:
+def batcher(tiny_bundle: Path, engine: Gated) -> Iterator[Batcher]:
     made = Batcher(Counter(load_bundle(tiny_bundle), engine), max_batch=4, max_queue=5)
     yield made
     engine.go.set()
     made.close()
 
 
-def _occupy(batcher: Batcher, engine: _Gated) -> None:
+def _occupy(batcher: Batcher, engine: Gated) -> None:
     batcher.submit(_frames(0))
     assert engine.started.wait(30)
 
 
-def test_batcher_alone_a_frame_goes_at_once(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_alone_a_frame_goes_at_once(batcher: Batcher, engine: Gated) -> None:
     engine.go.set()
     assert batcher.submit(_frames(3)).result(30).argmax() == 3
     assert engine.batches == [1]
 
 
-def test_batcher_what_waits_becomes_one_batch_and_each_gets_his_own(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_what_waits_becomes_one_batch_and_each_gets_his_own(batcher: Batcher, engine: Gated) -> None:
     _occupy(batcher, engine)
     answers = [batcher.submit(_frames(count)) for count in (1, 2, 3, 4)]
     engine.go.set()
@@ -78,7 +78,7 @@ def test_batcher_what_waits_becomes_one_batch_and_each_gets_his_own(batcher: Bat
     assert engine.batches == [1, 4]
 
 
-def test_batcher_visit_that_no_longer_fits_opens_the_next_batch(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_visit_that_no_longer_fits_opens_the_next_batch(batcher: Batcher, engine: Gated) -> None:
     _occupy(batcher, engine)
     answers = [batcher.submit(_frames(1, 1)), batcher.submit(_frames(2, 2, 2)), batcher.submit(_frames(3))]
     engine.go.set()
@@ -87,12 +87,12 @@ def test_batcher_visit_that_no_longer_fits_opens_the_next_batch(batcher: Batcher
     assert engine.batches == [1, 2, 4]
 
 
-def test_batcher_visit_larger_than_a_batch_is_answered(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_visit_larger_than_a_batch_is_answered(batcher: Batcher, engine: Gated) -> None:
     engine.go.set()
     assert batcher.submit(_frames(1, 2, 3, 4, 5, 6)).result(30).argmax(axis=1).tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_batcher_full_queue_is_refused_at_once(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_full_queue_is_refused_at_once(batcher: Batcher, engine: Gated) -> None:
     _occupy(batcher, engine)
     for _ in range(5):
         batcher.submit(_frames(1))
@@ -100,8 +100,12 @@ def test_batcher_full_queue_is_refused_at_once(batcher: Batcher, engine: _Gated)
         batcher.submit(_frames(1))
 
 
-def test_batcher_engine_error_reaches_everyone_and_the_next_frame_is_answered(tiny_bundle: Path) -> None:
-    engine = _Gated(fail=True)
+@pytest.mark.parametrize(
+    "failure",
+    [EngineError("the device is gone"), RuntimeError("the device is gone"), MemoryError("the device is gone")],
+)
+def test_batcher_failure_reaches_everyone_and_the_next_frame_is_answered(tiny_bundle: Path, failure: Exception) -> None:
+    engine = Gated(fail=failure)
     batcher = Batcher(Counter(load_bundle(tiny_bundle), engine), max_batch=4, max_queue=5)
     first = batcher.submit(_frames(0))
     assert engine.started.wait(30)
@@ -110,12 +114,12 @@ def test_batcher_engine_error_reaches_everyone_and_the_next_frame_is_answered(ti
     for answer in (first, *others):
         with pytest.raises(EngineError, match="the device is gone"):
             answer.result(30)
-    engine._fail = False
+    engine._fail = None
     assert batcher.submit(_frames(5)).result(30).argmax() == 5
     batcher.close()
 
 
-def test_batcher_close_answers_what_is_queued_and_frees_the_engine(batcher: Batcher, engine: _Gated) -> None:
+def test_batcher_close_answers_what_is_queued_and_frees_the_engine(batcher: Batcher, engine: Gated) -> None:
     _occupy(batcher, engine)
     answers = [batcher.submit(_frames(count)) for count in (1, 2)]
     engine.go.set()
@@ -125,3 +129,36 @@ def test_batcher_close_answers_what_is_queued_and_frees_the_engine(batcher: Batc
     assert not batcher.alive()
     with pytest.raises(OverloadedError, match="stopping"):
         batcher.submit(_frames(1))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_batcher_dead_thread_leaves_nobody_waiting(tiny_bundle: Path) -> None:
+    """Neither a caller in the full queue nor `close`."""
+    engine = Gated(fail=SystemExit("the thread ends"))
+    batcher = Batcher(Counter(load_bundle(tiny_bundle), engine), max_batch=1, max_queue=2)
+    batcher.submit(_frames(0))
+    assert engine.started.wait(30)
+    waiting = [batcher.submit(_frames(count)) for count in (1, 2)]
+    engine.go.set()
+    for answer in waiting:
+        with pytest.raises(OverloadedError, match="stopping"):
+            answer.result(30)
+    assert not batcher.alive()
+    batcher.close()
+    assert engine.closed
+
+
+def test_batcher_close_refuses_what_is_not_answered_in_time(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Gated()
+    batcher = Batcher(Counter(load_bundle(tiny_bundle), engine), max_batch=1, max_queue=2)
+    _occupy(batcher, engine)
+    waiting = [batcher.submit(_frames(count)) for count in (1, 2)]
+    monkeypatch.setattr("serve.batcher._DRAIN_S", 0.0)
+    monkeypatch.setattr("serve.batcher._JOIN_S", 0.0)
+    batcher.close()
+    assert not engine.closed  # a batch is running on it
+    engine.go.set()
+    for answer in waiting:
+        with pytest.raises(OverloadedError, match="stopping"):
+            answer.result(30)
+    assert engine.batches == [1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -176,10 +177,35 @@ def test_fetch_name_without_address_is_an_error() -> None:
         Fetcher(allowed_hosts=("photos.example.org",), resolve=resolve).fetch("http://photos.example.org/1.jpg")
 
 
-@pytest.mark.parametrize("label", ["x" * 64, "x..y", "x" * 5000, "b\u00fccher"])
+@pytest.mark.parametrize("label", ["x" * 64, "x..y", "", ".x", "x" * 5000, "b\u00fccher"])
 def test_fetch_name_that_is_none_is_a_refusal(label: str) -> None:
-    with pytest.raises((FetchError, ForbiddenError)):
+    with pytest.raises(ForbiddenError, match="malformed"):
         Fetcher(allowed_hosts=("*.example.org",)).fetch(f"http://{label}.example.org/1.jpg")
+
+
+def test_fetch_name_that_resolves_slowly_is_an_error_in_time(port: int) -> None:
+    done = threading.Event()
+
+    def resolve(_: str) -> list[str]:
+        done.wait(30)
+        return ["127.0.0.1"]
+
+    try:
+        started = time.monotonic()
+        with pytest.raises(FetchError, match="too slowly"):
+            _fetcher(port, timeout_s=0.2, resolve=resolve).fetch("http://photos.example.org/1.jpg")
+        assert time.monotonic() - started < 10
+    finally:
+        done.set()
+
+
+def test_fetch_tls_that_cannot_be_prepared_is_an_error(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrap(*_: object, **__: object) -> None:
+        raise ssl.SSLError("Closed before TLS handshake with data in recv buffer.")
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap)
+    with pytest.raises(FetchError, match=r"did not give the photo: got .*before TLS handshake"):
+        _fetcher(port).fetch("https://photos.example.org/1.jpg")
 
 
 def test_fetch_https_host_without_a_certificate_is_an_error(port: int) -> None:

@@ -2,38 +2,53 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
+import weakref
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from bundle.counter import Counter
-from bundle.images import encode_jpeg
+from bundle.errors import EngineError
+from bundle.images import decode, encode_jpeg
+from bundle.verify import load_bundle
 from serve import lambda_handler
 from serve.batcher import Batcher
 from serve.fetch import Fetcher
 from serve.openapi import description
-from serve.service import MAX_BODY_BYTES, MAX_FRAMES, Service
+from serve.service import _STATUS, MAX_BODY_BYTES, MAX_FRAMES, Service
+from tests.serve.test_batcher import Gated
 from tests.simulators.bundle_factory import grey, make_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 _PHOTO = encode_jpeg(grey(3))
 
 
-def bomb() -> bytes:
-    """A PNG of a hundred kilobytes that asks for 2.7 GB of pixels."""
-
+def _png(width: int, height: int, depth: int, colour: int, pixels: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(100_000_000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bomb() -> bytes:
+    """A PNG of a hundred kilobytes that asks for 2.7 GB of pixels."""
+    return _png(30000, 30000, 8, 2, bytes(100_000_000))
+
+
+def flat_png(width: int, height: int) -> bytes:
+    """Black, and small whatever its size: a byte holds eight pixels before it is compressed."""
+    return _png(width, height, 1, 0, bytes(height * (1 + (width + 7) // 8)))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +82,6 @@ def test_answer_open_class_is_at_least(service: Service) -> None:
 
 
 def test_answer_is_that_of_the_counter(service: Service, tiny_bundle: Path) -> None:
-    from bundle.images import decode
-
     counter = Counter.open(tiny_bundle, engine="onnxruntime")
     expected = counter.count([decode(_PHOTO, name="photo")])
     counter.close()
@@ -127,6 +140,78 @@ def test_answer_picture_bomb_is_refused_before_it_is_decoded(service: Service) -
     assert "too large to decode safely" in answer.content["error"]
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[NDArray[np.uint8]]]:
+    """Every picture that the service decodes from now on."""
+    return _watch(monkeypatch, lambda _: None)
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, before: Callable[[list[Any]], None]) -> list[Any]:
+    pictures: list[Any] = []
+
+    def watched(data: bytes, **settings: Any) -> NDArray[np.uint8]:  # noqa: ANN401 - of decode
+        before(pictures)
+        picture = decode(data, **settings)
+        pictures.append(weakref.ref(picture))
+        return picture
+
+    monkeypatch.setattr("serve.service.decode", watched)
+    return pictures
+
+
+def test_answer_frames_that_are_too_large_together_are_refused_before_the_first_is_decoded(
+    service: Service, decoded: list[Any]
+) -> None:
+    answer = service.answer(_json(images=[_text(flat_png(5000, 5000))] * MAX_FRAMES), "application/json")
+    assert (answer.status, decoded) == (422, [])
+    assert "too large to decode safely: got 400000000 pixels in 16 frames" in answer.content["error"]
+
+
+def test_answer_frames_are_decoded_one_after_the_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sixteen frames that are just small enough together one is in memory at any time."""
+
+    def alone(pictures: list[Any]) -> None:
+        assert all(picture() is None for picture in pictures)
+
+    pictures = _watch(monkeypatch, alone)
+    answer = service.answer(_json(images=[_text(flat_png(1250, 1250))] * MAX_FRAMES), "application/json")
+    assert (answer.status, answer.content["count"], len(pictures)) == (200, 0, MAX_FRAMES)
+
+
+def test_answer_without_a_turn_to_decode_is_a_503(tiny_bundle: Path, decoded: list[Any]) -> None:
+    batcher = Batcher(counter := Counter.open(tiny_bundle, engine="onnxruntime", threads=1))
+    service = Service(counter, batcher, Fetcher(), decode_wait_s=0.05)
+    for _ in range(os.cpu_count() or 1):
+        service._decoding.acquire()
+    answer = service.answer(_PHOTO, "image/jpeg")
+    assert (answer.status, decoded) == (503, [])
+    assert "waiting to be decoded" in answer.content["error"]
+    service._decoding.release()
+    assert service.answer(_PHOTO, "image/jpeg").status == 200
+    assert service.answer(_PHOTO, "image/jpeg").status == 200  # the turn was given back
+    batcher.close()
+
+
+def test_answer_stops_between_the_frames_of_a_visit(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batcher = Batcher(counter := Counter.open(tiny_bundle, engine="onnxruntime", threads=1))
+    service = Service(counter, batcher, Fetcher())
+    decoded = _watch(monkeypatch, lambda _: batcher.close())
+    answer = service.answer(_json(images=[_text()] * MAX_FRAMES), "application/json")
+    assert (answer.status, len(decoded)) == (503, 1)
+    assert (service.answer(_PHOTO, "image/jpeg").status, len(decoded)) == (503, 1)
+
+
+@pytest.mark.parametrize("failure", [EngineError("the device is gone"), RuntimeError("the device is gone")])
+def test_answer_when_the_network_fails_is_a_500(tiny_bundle: Path, failure: Exception) -> None:
+    engine = Gated(fail=failure)
+    engine.go.set()
+    batcher = Batcher(counter := Counter(load_bundle(tiny_bundle), engine))
+    answer = Service(counter, batcher, Fetcher()).answer(_PHOTO, "image/jpeg")
+    batcher.close()
+    assert answer.status == 500
+    assert "the device is gone" in answer.content["error"]
+
+
 def test_answer_after_close_is_a_clear_503(tiny_bundle: Path) -> None:
     counter = Counter.open(tiny_bundle, engine="onnxruntime", threads=1)
     batcher = Batcher(counter)
@@ -140,7 +225,8 @@ def test_answer_after_close_is_a_clear_503(tiny_bundle: Path) -> None:
 def test_description_names_every_status_that_answers_have(service: Service) -> None:
     document = description(service.describe())
     operation = document["paths"]["/count"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "403", "408", "413", "415", "422", "502", "503"}
+    of_requests = {200, 400, 408, 413, 415}
+    assert set(operation["responses"]) == {str(status) for status in of_requests | {status for _, status in _STATUS}}
     schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert set(schema["required"]) == set(service.answer(_PHOTO, "image/jpeg").content)
 
