@@ -63,6 +63,15 @@ def test_check_budget_one_frame_lost_is_less_than_can_be_told() -> None:
     check_budget(result, _BUDGET)
 
 
+def test_check_budget_loss_of_exactly_the_budget_is_within() -> None:
+    """145 of 400 right, then 143: as floats the difference is 0.0050000000000000044."""
+    right, wrong = _REFERENCE[0], _REFERENCE[0, [1, 0, 2]]
+    reference = np.stack([right] * 145 + [wrong] * 255)
+    other = np.stack([right] * 143 + [wrong] * 257)
+    result = compare("cpu", reference, other, np.zeros(400, np.int64))
+    check_budget(result, _BUDGET.model_copy(update={"max_accuracy_drop": 0.005}))
+
+
 def test_compare_interval_of_the_loss_is_paired() -> None:
     """Frames on which both are right or both wrong carry no uncertainty about the loss."""
     reference = np.tile(_REFERENCE, (50, 1))
