@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bundle.cli import bundle as bundle_command
 from bundle.counter import Counter
 from bundle.engines import trt
 from bundle.engines.choose import open_engine
 from bundle.engines.cli import engine as engine_command
+from bundle.errors import IntegrityError
 from bundle.golden import GOLDEN_NAME, encode_golden, read_golden
 from bundle.manifest import ModelEntry
 from bundle.verify import load_bundle
@@ -99,6 +101,13 @@ def test_open_engine_tensorrt_that_answers_something_else_falls_back(
         assert engine.role == "cpu"
         assert "tensorrt refused: engine tensorrt-int8 misses the golden frames" in engine.reason
     assert "engine tensorrt is out of the race" in caplog.text
+
+
+def test_bundle_verify_golden_frames_of_tensorrt_that_prove_nothing_are_refused_anywhere(tiny_bundle: Path) -> None:
+    _add_tensorrt(tiny_bundle, error=float("nan"))
+    done = CliRunner().invoke(bundle_command, ["verify", str(tiny_bundle)])
+    assert isinstance(done.exception, IntegrityError)
+    assert "model 'tensorrt'" in str(done.exception)
 
 
 def test_open_engine_no_device_falls_back(nvidia: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
