@@ -99,8 +99,9 @@ def export(run: Path, out: Path, **chosen: Any) -> None:  # noqa: ANN401 - one p
 
     as_json = chosen.pop("as_json")
     budget = ParityBudget(**{name: chosen.pop(name) for name in ParityBudget.model_fields})
+    options = Options(budget=budget, **chosen)
     with steps() as step:
-        exported = export_run(run, out, Options(budget=budget, **chosen), step=step)
+        exported = export_run(run, out, options, step=step)
     click.echo(json.dumps(_as_json(exported)) if as_json else _as_text(exported))
 
 
