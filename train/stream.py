@@ -25,7 +25,7 @@ class MetricStream:
     Args:
         path: The file.
         keep_bytes: What a checkpoint says was written when it was made; the rest is cut off.
-        trackers: Told every record.
+        trackers: Told every record, first those that were kept.
 
     Raises:
         InputError: The file cannot be opened.
@@ -40,6 +40,8 @@ class MetricStream:
             self._file = path.open("ab")
         except OSError as exc:
             raise InputError(f"cannot write {path}", got=exc.strerror) from exc
+        for tracker in trackers:
+            tracker.resume(read_stream(path))
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line.

@@ -16,6 +16,7 @@ from bundle import durable
 from train.tracking import scalars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from train.config import TrainConfig
@@ -46,6 +47,13 @@ class MLflow:
         params = [Param(name, str(value)) for name, value in _flat(config.model_dump(mode="json"))]
         self._client.log_batch(self._run_id, params=params)
         durable.write_json(path, {"run_id": self._run_id})
+
+    def resume(self, records: Iterator[dict[str, Any]]) -> None:
+        """Nothing to tell again: the server keeps what it heard.
+
+        Args:
+            records: The lines of metrics.jsonl that were kept.
+        """
 
     def record(self, record: dict[str, Any]) -> None:
         """Take one line of metrics.jsonl.

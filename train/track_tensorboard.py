@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from train.run import STREAM_NAME
-from train.stream import read_stream
 from train.tracking import scalars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -27,9 +26,15 @@ class TensorBoard:
         # A resumed run has cut its stream; event files cannot be cut, so they are written again.
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
-        if (folder / STREAM_NAME).is_file():
-            for record in read_stream(folder / STREAM_NAME):
-                self.record(record)
+
+    def resume(self, records: Iterator[dict[str, Any]]) -> None:
+        """Write the kept lines again.
+
+        Args:
+            records: The lines of metrics.jsonl that were kept.
+        """
+        for record in records:
+            self.record(record)
 
     def record(self, record: dict[str, Any]) -> None:
         """Take one line of metrics.jsonl.

@@ -18,6 +18,13 @@ TRACKERS = ("tensorboard", "mlflow")
 class Tracker(Protocol):
     """Hears of every record of a run."""
 
+    def resume(self, records: Iterator[dict[str, Any]]) -> None:
+        """Hear what of an earlier attempt still holds, before the first record.
+
+        Args:
+            records: The lines of metrics.jsonl that were kept.
+        """
+
     def record(self, record: dict[str, Any]) -> None:
         """Take one line of metrics.jsonl.
 
@@ -34,7 +41,7 @@ def open_trackers(names: Sequence[str], folder: Path, config: TrainConfig) -> li
 
     Args:
         names: Of `TRACKERS`.
-        folder: The run folder; what it already recorded is told again where the tracker needs it.
+        folder: The run folder.
         config: The run's configuration.
 
     Returns:

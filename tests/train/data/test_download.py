@@ -323,7 +323,7 @@ def test_download_killed_goes_on_where_it_was(
 
 
 def test_download_sigint_ends_quickly(server: BucketSimulator, tmp_path: Path, repository: Path) -> None:
-    server.slow_s = 0.05
+    server.slow_s = 1.0
     server.random_faults = (1.0, ("slow",))
     out = tmp_path / "out"
     process = subprocess.Popen(
