@@ -85,6 +85,8 @@ def configuration(plan: RobotPlan, folder: Path) -> str:
                 "credentials_file": str(folder / "credentials"),
             },
         ),
+        # Without the random sample of confident visits, so that what was uploaded is what was unsure.
+        ("[uploads]", {"audit_share": 0.0}),
         ("[telemetry]", {"interval_s": 1.0}),
     ]
     if plan.shelf.records is not None:
