@@ -17,6 +17,8 @@ _DAY_S = 86_400.0
 _MAX_BINS = 20_000
 _RESCAN_AGAIN_S = 3600.0
 
+UploadReason = Literal["unsure", "audit"]
+
 
 @dataclass(frozen=True, slots=True)
 class UploadBudget:
@@ -92,7 +94,7 @@ class Rescans:
         return fits
 
 
-def reason_to_upload(count: Count, *, audit_share: float, draw: float) -> Literal["unsure", "audit"] | None:
+def reason_to_upload(count: Count, *, audit_share: float, draw: float) -> UploadReason | None:
     """Decide whether a visit's image should leave the robot.
 
     Args:
