@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ from bundle.images import encode_jpeg
 from bundle.preprocess import resize
 from calibration.assess import Wish
 from calibration.refit import Paths, refit_confidence
+from demo.render import render_bin
+from demo.seeds import tour_seed
 from edge_agent.assemble import assemble
 from edge_agent.drift_watch import DriftWatch
 from tests.calibration.scenes import scene, write_table
@@ -22,9 +25,10 @@ from tests.simulators.bundle_factory import make_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
+
+_SHIPPED = Path(__file__).resolve().parents[2] / "demo" / "bundle"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,23 @@ def test_drift_watch_tells_each_camera_once_and_forgets_a_visit_that_was_given_u
     assert told["front"] == []
     assert len(told["rear"]) == 1
     assert "contrast down" in told["rear"][0]
+
+
+def test_drift_watch_of_the_shipped_bundle_tells_darker_bins_from_bins() -> None:
+    counter = Counter.open(_SHIPPED, engine="onnxruntime", threads=1)
+    watch = DriftWatch(counter.bundle)
+    told: dict[str, list[str]] = {"front": [], "rear": []}
+    for number in range(60):
+        picture = render_bin(tour_seed(5, number)).image_bgr
+        for camera, light in (("front", 1.0), ("rear", 0.45)):
+            small = resize((picture * light).astype(np.uint8), counter.bundle.manifest.preprocessing)
+            watch.frame(camera, small, counter.logits([small])[0])
+            event = watch.visit(camera, counter.count([small]))
+            told[camera] += [] if event is None else [event.words]
+    counter.close()
+    assert told["front"] == []
+    (words,) = told["rear"]
+    assert "brightness down" in words
 
 
 def test_drift_watch_bundle_without_a_reference_watches_nothing(tiny_bundle: Path) -> None:
