@@ -11,7 +11,7 @@ import numpy as np
 
 from bundle import durable
 from bundle.counter import posterior_from_logits
-from bundle.errors import InputError
+from bundle.errors import ConfigError, InputError
 from bundle.manifest import class_index
 from train import metrics
 
@@ -51,6 +51,30 @@ class Answers:
         found = [class_index(self.classes, int(count)) for count in self.counts]
         truth = np.array([-1 if index is None else index for index in found], dtype=np.int64)
         return metrics.judge(truth, posterior_from_logits(self.logits, 1.0), self.classes)
+
+    def narrowed(self, classes: CountClasses) -> Answers:
+        """The same answers, given that the count is one of fewer classes.
+
+        Args:
+            classes: Some of the counter's own, by name.
+
+        Returns:
+            Answers for the photos with those counts; their softmax is the posterior given those classes.
+
+        Raises:
+            ConfigError: The counter does not know one of the classes.
+        """
+        strange = [name for name in classes if name not in self.classes]
+        if strange:
+            raise ConfigError(
+                "the counter does not answer with these count classes",
+                got=" ".join(strange),
+                expected=f"some of {' '.join(self.classes)}",
+            )
+        columns = [self.classes.index(name) for name in classes]
+        own = [class_index(self.classes, int(count)) for count in self.counts]
+        rows = np.array([row for row, index in enumerate(own) if index in columns], dtype=np.int64)
+        return Answers(classes, [self.ids[row] for row in rows], self.counts[rows], self.logits[rows][:, columns])
 
 
 def write_answers(path: Path, answers: Answers) -> None:

@@ -13,6 +13,7 @@ from bundle.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bundle.manifest import CountClasses
     from train.evaluate import Question
     from train.progress import Progress
 
@@ -26,6 +27,7 @@ _FIGURES = ("accuracy", "within_1", "macro_f1", "rmse", "rmse_posterior_mean", "
     "--data", type=_FOLDER, help="Dataset folder; with --pool, left away, the answers kept by the runs count."
 )
 @click.option("--split", help="Split, or several: fold1,fold2. [default: the one a run was judged on; a bundle, val]")
+@click.option("--counts", help="Judge photos with these counts alone, given that it is one of them: 1-5.")
 @click.option(
     "--tta", is_flag=True, help="Average the answers to each photo and its mirror image; takes twice as long."
 )
@@ -63,7 +65,7 @@ def evaluate(targets: Sequence[Path], *, as_json: bool, **flags: Any) -> None:  
         )
     with RichProgress() as progress:
         if pooled:
-            _pool(targets, against, _question(flags), progress, as_json=as_json)
+            _pool(targets, against, flags, progress, as_json=as_json)
         else:
             _one(targets[0], flags, progress, as_json=as_json)
 
@@ -85,17 +87,25 @@ def _one(target: Path, flags: dict[str, Any], progress: Progress, *, as_json: bo
     question = _question(flags)
     if question is None:
         raise ConfigError("no dataset is given", expected="--data DATASET")
-    figures = run_evaluation(target, question, progress=progress, predictions=flags["predictions"])
+    figures = run_evaluation(
+        target, question, progress=progress, counts=_counts(flags), predictions=flags["predictions"]
+    )
     if figures is not None:
         print_figures(figures, as_json=as_json)
 
 
+def _counts(flags: dict[str, Any]) -> CountClasses | None:
+    from train.config import parse_counts
+
+    return None if flags["counts"] is None else parse_counts(flags["counts"])
+
+
 def _pool(
-    targets: Sequence[Path], against: Sequence[Path], question: Question | None, progress: Progress, *, as_json: bool
+    targets: Sequence[Path], against: Sequence[Path], flags: dict[str, Any], progress: Progress, *, as_json: bool
 ) -> None:
     from train.evaluate import evaluate_pool
 
-    found = evaluate_pool(targets, against, question=question, progress=progress)
+    found = evaluate_pool(targets, against, question=_question(flags), progress=progress, counts=_counts(flags))
     if as_json:
         click.echo(json.dumps(found))
         return

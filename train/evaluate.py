@@ -58,7 +58,12 @@ class Question:
 
 
 def evaluate(
-    target: Path, question: Question, *, progress: Progress, predictions: Path | None = None
+    target: Path,
+    question: Question,
+    *,
+    progress: Progress,
+    counts: CountClasses | None = None,
+    predictions: Path | None = None,
 ) -> dict[str, Any] | None:
     """Judge a run or a bundle; under torchrun, together with the other processes.
 
@@ -66,6 +71,7 @@ def evaluate(
         target: A run folder or a bundle folder.
         question: On what, and how.
         progress: Where to report.
+        counts: Judge photos with these counts alone, given that the count is one of them; None takes all.
         predictions: Where to keep the answers (.npz); None keeps none.
 
     Returns:
@@ -87,12 +93,18 @@ def evaluate(
             write_answers(predictions, answers)
         except OSError as exc:
             raise InputError(f"cannot write {predictions}", got=exc.strerror) from exc
+    answers = answers if counts is None else answers.narrowed(counts)
     figures = metrics.measure(answers.judged(), answers.classes)
     return {"target": str(target), "split": split, "classes": list(answers.classes), **figures}
 
 
 def evaluate_pool(
-    runs: Sequence[Path], against: Sequence[Path], *, question: Question | None, progress: Progress
+    runs: Sequence[Path],
+    against: Sequence[Path],
+    *,
+    question: Question | None,
+    progress: Progress,
+    counts: CountClasses | None = None,
 ) -> dict[str, Any]:
     """Judge several runs as one result (folds or seeds), and compare them with others photo by photo.
 
@@ -101,6 +113,7 @@ def evaluate_pool(
         against: Run folders to compare with; may be empty.
         question: How they are asked anew; None takes the answers that each kept when it was trained.
         progress: Where to report.
+        counts: Judge photos with these counts alone, given that the count is one of them; None takes all.
 
     Returns:
         "runs", "classes", the figures of `train.pool.measure_pool`, and with `against` their own figures under
@@ -110,8 +123,12 @@ def evaluate_pool(
         InputError: Not a finished run, different classes, or different photos.
     """
 
+    def answers(folder: Path) -> Answers:
+        found = _kept(folder) if question is None else ask(folder, question, progress)[0]
+        return found if counts is None else found.narrowed(counts)
+
     def pooled(folders: Sequence[Path]) -> PhotoScores:
-        return pool([_kept(folder) if question is None else ask(folder, question, progress)[0] for folder in folders])
+        return pool([answers(folder) for folder in folders])
 
     ours = pooled(runs)
     found = {"targets": [str(run) for run in runs], "classes": list(ours.classes), **measure_pool(ours)}

@@ -124,3 +124,18 @@ def test_evaluate_pool_of_folds_judges_every_photo_of_the_dataset(folded: Path, 
 def test_evaluate_many_targets_without_pool_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--pool"):
         CliRunner().invoke(evaluate, [str(tmp_path), str(tmp_path)], catch_exceptions=False)
+
+
+def test_narrowed_answers_are_those_given_that_the_count_is_one_of_the_classes() -> None:
+    logits = np.log(np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.5, 0.2, 0.3]], np.float32))
+    narrowed = Answers(("0", "1", "2+"), ["a", "b", "c"], np.array([1, 0, 7]), logits).narrowed(("1", "2+"))
+    assert narrowed.ids == ["a", "c"]
+    judged = narrowed.judged()
+    assert judged.posterior == pytest.approx(np.array([[0.75, 0.25], [0.4, 0.6]]))
+    assert judged.answer.tolist() == judged.truth.tolist() == [0, 1]
+
+
+def test_narrowed_to_a_class_that_the_counter_does_not_know_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not answer with these count classes") as caught:
+        _answers([1], [1]).narrowed(("1", "4"))
+    assert "4" in str(caught.value)
