@@ -20,6 +20,7 @@ from train.sections import (
     AugmentConfig,
     DistillConfig,
     LossConfig,
+    MixupConfig,
     ModelConfig,
     OptimizerConfig,
     PairsConfig,
@@ -81,6 +82,7 @@ class TrainConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     pairs: PairsConfig = PairsConfig()
+    mixup: MixupConfig = MixupConfig()
     distill: DistillConfig = DistillConfig()
     augment: AugmentConfig = AugmentConfig()
 
@@ -98,6 +100,13 @@ class TrainConfig(Strict):
         both = sorted(set(self.train_split.split(",")) & set(self.eval_split.split(",")))
         if both:
             msg = f"train_split and eval_split share {', '.join(both)}: a run is judged on photos it never saw"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_whole(self) -> TrainConfig:
+        if self.pairs.weight > 0 and self.mixup.alpha > 0:
+            msg = "pairs.weight and mixup.alpha exclude each other: a blend of two bins has no pair"
             raise ValueError(msg)
         return self
 

@@ -100,6 +100,18 @@ class PairsConfig(Strict):
     weight: Annotated[float, Field(ge=0, le=100)] = 0.0
 
 
+class MixupConfig(Strict):
+    """Learning from blends of two photos and of their losses (Zhang and others, 2018).
+
+    A blend shows the items of both photos faintly, so no label is corrupted: the network learns to doubt in proportion.
+
+    Attributes:
+        alpha: The share of the first photo is drawn from Beta(alpha, alpha), one share per step; 0 blends nothing.
+    """
+
+    alpha: Annotated[float, Field(ge=0, le=10)] = 0.0
+
+
 class DistillConfig(Strict):
     """Learning from finished runs, the teachers, which look at the very same augmented pictures.
 

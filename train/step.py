@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from train.loss import count_loss, pair_loss
+from train.mixup import draw_blend
 from train.optimizer import set_rate
 from train.probe import Probe, gradient_record, is_probed
 from train.saver import diverged
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from train.batches import Batch
     from train.config import TrainConfig
     from train.learner import Learner
+    from train.mixup import Blend
     from train.ranks import Ranks
     from train.teachers import Teachers
 
@@ -88,20 +90,27 @@ class Stepper:
         stream = config.seed * _STEP_STREAM + here.epoch * 1_000_003 + here.batch + self._ranks.rank * _RANK_STREAM
         torch.manual_seed(stream % (1 << 63))
         images = torch.from_numpy(batch.inputs).to(self._device).contiguous(memory_format=self._layout)
+        alpha = config.mixup.alpha
+        blend = draw_blend(len(images), alpha, stream % (1 << 63)) if alpha > 0 else None
+        images = images if blend is None else blend.images(images)
         with Probe(self._learner.model, active=is_probed(here.step)) as probe:
             with torch.autocast(self._device.type, _DTYPES[config.precision], enabled=config.precision != "fp32"):
                 logits = self._forward(images)
             if probe.activations:
                 self._probed = {"kind": "probe", "step": here.step + 1, "activations": probe.activations}
-        loss = self._loss(logits.float(), images, batch) / batch.whole
+        loss = self._loss(logits.float(), images, batch, blend) / batch.whole
         self._losses += float(loss.detach())
         torch.autograd.backward(self._learner.scaler.scale(loss / config.accumulate))
 
-    def _loss(self, logits: Tensor, images: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, logits: Tensor, images: Tensor, batch: Batch, blend: Blend | None) -> Tensor:
         """Sum of the photos' losses."""
         config = self._config
         targets = torch.from_numpy(batch.targets).to(self._device)
-        losses = count_loss(logits, targets, config.loss)
+
+        def labels(wanted: Tensor) -> Tensor:
+            return count_loss(logits, wanted, config.loss)
+
+        losses = labels(targets) if blend is None else blend.losses(labels, targets)
         if self._teachers is not None:
             share = config.distill.weight
             losses = (1 - share) * losses + share * self._teachers.loss(logits, images, targets)
