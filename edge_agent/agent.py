@@ -146,6 +146,11 @@ class Agent:
         """What it is made of, for benchmarks and tests."""
         return self._parts
 
+    @property
+    def late(self) -> list[str]:
+        """Stages that make no progress."""
+        return self._watchdog.late()
+
     def request_stop(self) -> None:
         """Ask the loop to end; any thread and any signal handler may."""
         self._stop.set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bundle.counter import Counter
 from bundle.engines.choose import open_engine
-from bundle.errors import ConfigError
+from bundle.errors import ConfigError, DeliveryError
 from bundle.manifest import MANIFEST_NAME
 from bundle.store import Store
 from edge_agent.agent import Agent, Pace, Parts
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _FOLDER_RETRY_MAX_S = 60.0
+_DISK_TROUBLE = frozenset({errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def agent_version() -> str:
@@ -124,7 +126,7 @@ def assemble(
         The agent.
 
     Raises:
-        BintallyError: Something that it needs is missing or damaged.
+        BintallyError: Something that it needs is missing or damaged, or the disk refuses.
     """
     with ExitStack() as undo:
         lock = _lock_state(config.state.path)
@@ -228,6 +230,8 @@ def _lock_state(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
+        if exc.errno in _DISK_TROUBLE:  # not the configuration's fault: systemd tries again
+            raise DeliveryError(f"state.path {folder} cannot be used", got=exc.strerror, fix="Check the disk.") from exc
         raise ConfigError(f"state.path {folder} cannot be used", got=exc.strerror, fix="Check its rights.") from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -259,7 +263,8 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
     def connect(version: int) -> PahoLink:
         if version == VERSIONS[0] and not _says(probed, broker):
             PahoLink(config.mqtt, client_id=client_id, version=version, will=None).close()
-            probed.write_text(broker, encoding="utf-8")
+            with suppress(OSError):  # a disk that is full must not keep the agent from delivering
+                probed.write_text(broker, encoding="utf-8")
         last_will = StatusMessage(
             robot=config.robot.id,
             state="offline",

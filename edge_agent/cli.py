@@ -60,7 +60,7 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     outbox and goes out at the next start. A second signal ends the process at once; accepted counts stay safe.
 
     \b
-    Exit codes: 0 done, 65 photos or folder unusable, 66 bundle damaged, 70 engine failed, 75 disk broken,
+    Exit codes: 0 done, 1 a step hung for over a minute, 65 photos or folder unusable, 66 bundle damaged, 70 engine failed, 75 disk broken,
     78 configuration wrong.
 
     \b
@@ -68,6 +68,7 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
       bintally agent run --config agent.toml --json | tail -n 1
     """
     from edge_agent.assemble import assemble
+    from edge_agent.guard import guarded
     from edge_agent.logs import set_up_logs
 
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where each thread was
@@ -75,7 +76,8 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     set_up_logs(config.log.level, json_lines=log_json or config.log.json_lines)
     ready = assemble(config, on_accepted=_print_count if as_json else None)
     _stop_on_signals(ready)
-    totals = ready.run()
+    with guarded(lambda: ready.late):
+        totals = ready.run()
     _print_totals(totals, as_json=as_json)
 
 

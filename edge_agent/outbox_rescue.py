@@ -2,11 +2,13 @@
 
 A damaged file goes to quarantine/, since it may hold the only copy of a count; the newest three are kept, within half
 of the state folder's bound. A file that vanished although the outbox was in use is a loss and is reported, not taken
-for a first start.
+for a first start. A disk that is full, read-only or broken is none of these: the outbox is left as it is.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import struct
 import time
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 from bundle.errors import ConfigError, DeliveryError
 from edge_agent.commands.table import Salvaged, salvage
 from edge_agent.outbox_file import APPLICATION_ID, FORMAT, OutboxFile
+from edge_agent.reserve import Reserve
 from edge_agent.rows import StoredImage, StoredMessage, checksum
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 _KEPT_QUARANTINES = 3
 _MAX_ID = 1 << 61
+_PROBE_BYTES = 128 << 10
+"""More than SQLite needs to open a file: its index of the log takes 32 KiB."""
 _PAGE_BYTES = 4096
 _MAGIC = b"SQLite format 3\0"
 # The file format's header, big-endian (sqlite.org/fileformat2.html, section 1.3).
@@ -71,6 +76,7 @@ def open_outbox(path: Path, max_bytes: int) -> tuple[OutboxFile, Rescue | None]:
     """
     marker = path.with_suffix(".initialised")
     try:
+        _require_room(path.parent)
         problem = _find_problem(path, expected=marker.exists())
         quarantine = _quarantine(path, max_bytes // 2) if problem is not None else None
         file = OutboxFile(path, max(max_bytes // 2, max_bytes - quarantined_bytes(path.parent)))
@@ -82,6 +88,31 @@ def open_outbox(path: Path, max_bytes: int) -> tuple[OutboxFile, Rescue | None]:
     saved, refused = _salvage(quarantine / path.name, file)
     _salvage_commands(quarantine / path.name, file)
     return file, Rescue(problem, quarantine, saved, refused)
+
+
+def _require_room(folder: Path) -> None:
+    """See that the disk takes something: on one that is full or read-only, a sound outbox looks like a damaged one.
+
+    The reserve is given up for it, so that an agent can start, and deliver, on a full disk.
+    """
+    probe = folder / "probe"
+    try:
+        _write_probe(probe)
+    except OSError:
+        if not Reserve(folder / "reserve").release():
+            raise
+        _write_probe(probe)
+
+
+def _write_probe(probe: Path) -> None:
+    try:
+        with probe.open("wb", buffering=0) as file:
+            for _ in range(_PROBE_BYTES // _PAGE_BYTES):
+                if file.write(bytes(_PAGE_BYTES)) < _PAGE_BYTES:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _find_problem(path: Path, *, expected: bool) -> str | None:

@@ -90,15 +90,17 @@ class AgentProcess:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     @classmethod
-    def start(cls, folder: Path, text: str) -> AgentProcess:
+    def start(cls, folder: Path, text: str, command: Sequence[str] = (), **environment: str) -> AgentProcess:
+        """Start it, or with `command` what stands in for it, which gets the configuration as its last argument."""
         file = folder / "agent.toml"
         file.write_text(text, encoding="utf-8")
+        usual = [sys.executable, str(ROOT / "bintally.py"), "agent", "run", "--json", "--config"]
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "bintally.py"), "agent", "run", "--config", str(file), "--json"],
+            [*(command or usual), str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **CREDENTIALS, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **CREDENTIALS, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
         )
         agent = cls(process)
         for target in (agent._read_stdout, agent._read_stderr):
@@ -113,7 +115,7 @@ class AgentProcess:
                 fields = json.loads(line)
                 if "totals" in fields:
                     self.totals = fields["totals"]
-                else:
+                elif "event_id" in fields:
                     self.counts.append(fields)
 
     def _read_stderr(self) -> None:

@@ -1,0 +1,62 @@
+"""The agent with an engine that falls ill on order: `python -m tests.faults.sick_agent CONTROL CONFIG`.
+
+Everything else is the command `bintally agent run --json`. The control file is read before every run of the network:
+"nan", "inf" and "constant" spoil the logits, "shape" gives too many, "raise" and "memory" raise what a runtime raises,
+"half" spoils every second run, "hang" never returns; anything else leaves the engine as it is. Patience with what
+hangs is short.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import bintally
+from bundle.engines.ort import OrtEngine
+from edge_agent import agent, guard
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_healthy = OrtEngine._run
+_runs = 0
+
+
+def spoil(logits: NDArray[np.float32], order: str) -> NDArray[np.float32]:
+    """What an ill engine makes of right logits."""
+    if order == "hang":
+        threading.Event().wait()
+    if order == "raise":
+        raise RuntimeError("an illegal memory access was encountered")
+    if order == "memory":
+        raise MemoryError("cudaErrorMemoryAllocation")
+    if order == "shape":
+        return np.concatenate([logits, logits], axis=1)
+    if order in ("nan", "inf"):
+        logits = np.full_like(logits, float(order))
+    return np.ones_like(logits) if order == "constant" else logits
+
+
+def main(control: Path, config: str) -> None:
+    """Run the agent."""
+
+    def run(self: OrtEngine, tensor_nchw: NDArray[np.float32]) -> NDArray[np.float32]:
+        global _runs  # noqa: PLW0603 - one engine, one process
+        _runs += 1
+        order = control.read_text(encoding="utf-8").strip()
+        if order == "half":
+            order = ("nan", "")[_runs % 2]
+        return spoil(_healthy(self, tensor_nchw), order)
+
+    guard.PATIENCE_S, agent._BUDGETS_S["loop"] = 3.0, 1.0
+    OrtEngine._run = run  # type: ignore[method-assign]  # the point of this file
+    sys.argv = ["bintally", "agent", "run", "--config", config, "--json"]
+    bintally.main()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
