@@ -60,8 +60,8 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     outbox and goes out at the next start. A second signal ends the process at once; accepted counts stay safe.
 
     \b
-    Exit codes: 0 done, 1 a step hung for over a minute, 65 photos or folder unusable, 66 bundle damaged, 70 engine failed, 75 disk broken,
-    78 configuration wrong.
+    Exit codes: 0 done, 1 hung for over a minute, 65 photos or folder unusable, 66 bundle damaged, 70 engine failed,
+    75 disk broken, 78 configuration wrong.
 
     \b
     Example:

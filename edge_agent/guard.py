@@ -1,4 +1,4 @@
-"""The last watch over the agent's own process, for where no systemd watches: a hung one ends, so that it is started anew.
+"""The last watch over the agent's process, for where no systemd watches: a hung one ends, so that it is started anew.
 
 A call into an engine or a driver can hang for ever, perhaps with Python's lock in its hands. The timer is therefore one
 of C (`faulthandler`), which is set back only while every stage makes progress: when it runs out, it writes down where
