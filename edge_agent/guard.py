@@ -52,4 +52,4 @@ def guarded(is_late: Callable[[], object], patience_s: float | None = None) -> I
 
 
 def _set(limit_s: float) -> None:
-    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(limit_s, exit=True, file=sys.stderr.fileno())
