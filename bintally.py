@@ -25,6 +25,12 @@ _VERBS = {
     "data": ("train.data.cli", "data", "train", "Make a dataset from photos: import, split, report."),
     "train": ("train.cli", "train", "train", "Train a counter on a dataset."),
     "tune": ("train.cli_tune", "tune", "tune", "Search for better training settings, resumable."),
+    "ensemble": (
+        "train.cli_ensemble",
+        "ensemble",
+        "train",
+        "Put trained runs together: one that answers with their mean.",
+    ),
     "evaluate": ("train.cli_evaluate", "evaluate", "train", "Measure a run or a bundle on a dataset."),
     "export": ("export.cli", "export", "export", "Turn a run into a bundle that a robot can execute."),
     "bundle": ("bundle.cli", "bundle", "", "Inspect, verify, install and roll back bundles."),

@@ -25,8 +25,8 @@ from export.qat import Lessons, fine_tune
 from export.quantize import Attempt, Judged, Search, quantize_within
 from export.refusal import save_worst
 from export.to_onnx import ROUTES, export_onnx, infer_torch
+from train.mean import Mirrored
 from train.metrics import judge, measure
-from train.mirrored import Mirrored
 from train.run import load_run
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from train import metrics
 from train.batches import plain_batches
 from train.heads import head_outputs
 from train.loss import count_loss
-from train.mirrored import Mirrored
+from train.mean import Mirrored
 from train.ranks import Ranks
 
 if TYPE_CHECKING:

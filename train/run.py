@@ -11,13 +11,16 @@ RUN/
   predictions.npz    ids, truth, logits: every figure can be computed again from it
   report.html        all of it for people: curves, confusion, reliability, what the rules say, the worst mistakes
 ```
+
+An ensemble (train.ensemble) is a run folder without checkpoint, stream and report. Its config.json lists the
+configurations of its "members" besides the first one's, and model.pt holds the weights of all.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,7 @@ import torch
 from bundle import durable
 from bundle.errors import ConfigError, InputError
 from train.config import TrainConfig, digest_of, validated
+from train.mean import Ensemble
 from train.model import build_model, preprocessing_of, read_weights
 
 if TYPE_CHECKING:
@@ -76,14 +80,16 @@ class Started:
     """What config.json says of a run.
 
     Attributes:
-        config: The resolved configuration.
+        config: The resolved configuration; an ensemble's is its first member's, with the ensemble's count classes.
         sha256: Its hash when the run started; a later version may know more keys, at defaults that change nothing.
         origin: Dataset and weights.
+        members: Configurations of an ensemble's members; empty for one network.
     """
 
     config: TrainConfig
     sha256: str
     origin: Origin
+    members: tuple[TrainConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,8 @@ def load_run(folder: Path) -> Run:
         raise InputError(
             f"the run {folder} is not finished", got=f"no {MODEL_NAME}", fix="Go on with `bintally train ... --resume`."
         )
-    from_scratch = config.model.model_copy(update={"weights": "none", "frozen": False})
-    module = build_model(from_scratch, config.counts)
+    networks = [_network(member, config.counts) for member in started.members or (config,)]
+    module = Ensemble(networks) if started.members else networks[0]
     try:
         module.load_state_dict(read_weights(path))
     except RuntimeError as exc:
@@ -137,27 +143,36 @@ def load_run(folder: Path) -> Run:
         config_sha256=started.sha256,
         dataset=origin.dataset,
         dataset_sha256=origin.dataset_sha256,
-        initial_weights=_initial_weights(config, origin),
+        initial_weights=_initial_weights(started),
         metrics=read_metrics(folder / METRICS_NAME),
     )
 
 
-def write_config(folder: Path, config: TrainConfig, origin: Origin) -> None:
+def _network(config: TrainConfig, classes: CountClasses) -> nn.Module:
+    """The network of a run, with weights still to be loaded."""
+    return build_model(config.model.model_copy(update={"weights": "none", "frozen": False}), classes)
+
+
+def write_config(folder: Path, config: TrainConfig, origin: Origin, *, members: tuple[TrainConfig, ...] = ()) -> None:
     """Write the resolved configuration beside the run.
 
     Args:
         folder: The run folder.
         config: The resolved configuration.
         origin: Dataset and weights.
+        members: Configurations of an ensemble's members.
 
     Raises:
         OSError: The disk refused.
     """
+    tree = config.model_dump(mode="json")
+    trees = [member.model_dump(mode="json") for member in members]
     durable.write_json(
         folder / CONFIG_NAME,
         {
-            "config": config.model_dump(mode="json"),
-            "config_sha256": config.digest(),
+            "config": tree,
+            "config_sha256": _digest(tree, trees),
+            **({"members": trees} if trees else {}),
             "dataset": str(origin.dataset),
             "dataset_sha256": origin.dataset_sha256,
             "weights": str(origin.weights) if origin.weights else None,
@@ -188,18 +203,18 @@ def read_config(folder: Path) -> Started:
     try:
         weights = found["weights"]
         origin = Origin(Path(found["dataset"]), found["dataset_sha256"], Path(weights) if weights else None)
-        tree, sha256 = found["config"], found["config_sha256"]
+        tree, sha256, trees = found["config"], found["config_sha256"], found.get("members", [])
     except (KeyError, TypeError) as exc:
         raise InputError(f"{path} is not a run's configuration", got=f"no {exc}") from exc
     config = validated(tree, source=str(path))
-    if digest_of(tree) != sha256:
+    if _digest(tree, trees) != sha256:
         raise ConfigError(
             f"{path} was edited",
-            got=f"hash {digest_of(tree)[:12]}",
+            got=f"hash {_digest(tree, trees)[:12]}",
             expected=str(sha256)[:12],
             fix="Train again with the changed configuration.",
         )
-    return Started(config, str(sha256), origin)
+    return Started(config, str(sha256), origin, tuple(validated(member, source=str(path)) for member in trees))
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -217,7 +232,14 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return _read_json(path)
 
 
-def _initial_weights(config: TrainConfig, origin: Origin) -> str:
+def _digest(tree: dict[str, Any], members: list[dict[str, Any]]) -> str:
+    return digest_of({"config": tree, "members": members}) if members else digest_of(tree)
+
+
+def _initial_weights(started: Started) -> str:
+    if started.members:
+        return f"{len(started.members)} networks, the first from {_initial_weights(replace(started, members=()))}"
+    config, origin = started.config, started.origin
     if config.model.weights == "hub":
         return f"torchvision {config.model.name} default weights"
     if origin.weights is None:

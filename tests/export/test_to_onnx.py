@@ -15,7 +15,7 @@ from bundle.manifest import ModelEntry, Preprocessing
 from export import to_onnx
 from export.to_onnx import ROUTES, Target, export_onnx, infer_torch
 from train.heads import CornHead
-from train.mirrored import Mirrored
+from train.mean import Mirrored
 
 _SPEC = Preprocessing(size_wh=(24, 16))
 _DYNAMO = pytest.mark.skipif(

@@ -1,10 +1,15 @@
 # ruff: noqa: TID253 - wraps a torch network
-"""A network that looks at a picture and at its mirror image, and answers with the mean."""
+"""Networks that answer with a mean: over a picture and its mirror image, over several networks."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Mirrored(nn.Module):
@@ -31,3 +36,26 @@ class Mirrored(nn.Module):
         """
         logits: Tensor = self.network(torch.cat([images, images.flip(3)]))
         return torch.unflatten(logits, 0, (2, -1)).mean(dim=0)
+
+
+class Ensemble(nn.Module):
+    """Averages the logits of several networks.
+
+    Args:
+        members: Each float32 (N, 3, h, w) -> (N, K) logits.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Answer.
+
+        Args:
+            images: float32 (N, 3, h, w).
+
+        Returns:
+            float32 (N, K), mean logits.
+        """
+        return torch.stack([member(images) for member in self.members]).mean(dim=0)
