@@ -48,7 +48,7 @@ _MAX_FAILED_STEPS = 20
 _PUT_TIMEOUT_S = 0.5
 _GOODBYE_S = 5.0
 _CLOSE_S = 10.0
-_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "commands": 120.0, "uploads": 120.0}
+_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "commands": 120.0, "uploads": 600.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,10 @@ def _uploader(config: AgentConfig, target: Target | None, outbox: Outbox, spool:
     if target is None:
         return None
     retry_max_s = _FOLDER_RETRY_MAX_S if config.s3 is None else config.s3.retry_max_s
-    return Uploader(target, outbox, spool, retry_max_s=retry_max_s)
+    uploader = Uploader(target, outbox, spool, retry_max_s=retry_max_s)
+    if isinstance(target, S3Target):
+        target.on_progress = uploader.worker.tick
+    return uploader
 
 
 def _lock_state(folder: Path) -> int:

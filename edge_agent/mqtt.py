@@ -6,6 +6,7 @@ Invariants, each from a measured trap of paho 2.2:
   a lock taken in on_publish can deadlock.
 - paho's own loop thread is not used: `wait` drives the socket, so this thread also hears its own waker.
 - An acknowledgement may be a refusal: MQTT 5 PUBACK carries a reason code.
+- paho ignores what CONNACK says of the largest packet; a message that is larger is refused here, before it is sent.
 - What comes in is acknowledged by `acknowledge` alone, when it is safe: until then the broker keeps it, with MQTT 5
   also while the robot is away.
 """
@@ -42,6 +43,8 @@ _UNSUPPORTED_VERSION = 0x84
 _CREDENTIALS_REFUSED = frozenset({0x86, 0x87})
 _NEVER_ACCEPTED = frozenset({0x90, 0x95, 0x99})  # topic name invalid, packet too large, payload format invalid
 _MAX_PACKET_BYTES = 64 << 10
+_PUBLISH_BYTES = 16
+"""At most so much of a PUBLISH is neither topic nor payload: header, lengths, packet id, the one property."""
 _MAX_SECRET_BYTES = 4096
 _MAX_INCOMING = 20
 _SESSION_S = 3600
@@ -66,6 +69,9 @@ class PahoLink:
 
     def __init__(self, settings: MqttSection, *, client_id: str, version: int, will: Will | None) -> None:
         self.window = settings.window
+        self._most_bytes: int | None = None
+        self._withheld = 0
+        self._told_why: str | None = None
         self._name = f"broker {settings.host}:{settings.port}"
         self._acks: deque[Ack] = deque()
         self._deliveries: deque[Delivery] = deque()
@@ -96,6 +102,7 @@ class PahoLink:
             client.tls_set_context(tls.make_context(settings.tls))
         client.on_connect = self._on_connect
         client.on_publish = self._on_publish
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
         return client
@@ -146,6 +153,13 @@ class PahoLink:
         maximum = getattr(properties, "ReceiveMaximum", None)
         if isinstance(maximum, int) and maximum > 0:
             self.window = min(self.window, maximum)
+        self._most_bytes = getattr(properties, "MaximumPacketSize", None)
+
+    def _on_disconnect(
+        self, _client: paho.Client, _data: object, flags: paho.DisconnectFlags, reason: ReasonCode, _properties: object
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._told_why = str(reason)
 
     def _on_publish(
         self, _client: paho.Client, _data: object, mid: int, reason: ReasonCode, _properties: Properties | None
@@ -187,6 +201,13 @@ class PahoLink:
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, expiry_s: int | None = None) -> int:
         """Send a publication, with MQTT 5 perhaps one that expires; see `Link.publish`."""
+        if self._most_bytes is not None and len(topic.encode()) + len(payload) + _PUBLISH_BYTES > self._most_bytes:
+            # The broker would hang up, again and again, and nothing behind this message would ever be delivered.
+            self._withheld -= 1
+            self._acks.append(
+                Ack(self._withheld, f"larger than the broker takes ({self._most_bytes} B)", for_ever=True)
+            )
+            return self._withheld
         properties = None
         if expiry_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # untyped in paho
@@ -228,6 +249,8 @@ class PahoLink:
         return self._connack is not None and self._connack.is_failure
 
     def _lost(self, code: MQTTErrorCode) -> DeliveryError:
+        if self._told_why is not None:
+            return DeliveryError(f"{self._name} has ended the connection", got=self._told_why)
         return DeliveryError(f"{self._name}: the connection is lost", got=paho.error_string(code))
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 Invariants:
 - An upload is confirmed by the store's answer to a PUT that carried the object's SHA-256; a store that computes another
-  one refuses it.
+  one refuses it. An answer without an ETag is none: the web page of a network that wants a login says 200 to all.
 - Keys are named by content, so a second PUT of the same key is the same object: `If-None-Match: *` makes it cheap, and
   412 means done. A store that does not know the header is asked without it from then on.
 - Expired or skewed credentials are not retried by boto3: the client is built anew.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from bundle.errors import DeliveryError
 from edge_agent.uploads import UploadError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
 
@@ -51,12 +52,27 @@ _ALREADY_THERE = 412
 _HEADER_UNKNOWN = frozenset({"NotImplemented", "501", "InvalidArgument"})
 
 
+class _Told(io.BytesIO):
+    """A body that tells when a piece of it is read."""
+
+    def __init__(self, data: bytes, on_read: Callable[[], object]) -> None:
+        super().__init__(data)
+        self._on_read = on_read
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._on_read()
+        return super().read(size)
+
+
 class S3Target:
     """A bucket. Belongs to one thread.
 
     Args:
         settings: Which bucket, and how to reach it.
         credentials: Where keys come from, None for what `settings` says.
+
+    Attributes:
+        on_progress: Called for every piece of an object that is sent, because a slow network is no hung one.
     """
 
     def __init__(self, settings: S3Section, credentials: IotCredentials | None = None) -> None:
@@ -66,6 +82,7 @@ class S3Target:
         self._keys: Keys | None = None
         self._client: S3Client | None = None
         self._conditional = True
+        self.on_progress: Callable[[], object] = lambda: None
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         """Store an object under a key that is named by its content.
@@ -91,14 +108,21 @@ class S3Target:
 
     def _put(self, key: str, data: bytes, content_type: str, digest: str) -> None:
         extra: dict[str, Any] = {"IfNoneMatch": "*"} if self._conditional else {}
-        self._open().put_object(
+        answer = self._open().put_object(
             Bucket=self._settings.bucket,
             Key=key,
-            Body=data,
+            Body=_Told(data, self.on_progress),
             ContentType=content_type,
             ChecksumSHA256=digest,
             **extra,
         )
+        if not answer.get("ETag") or answer.get("ChecksumSHA256", digest) != digest:
+            self._client = None  # and its connection to whatever answers there
+            raise UploadError(
+                f"{self.name} does not confirm {key}",
+                got="no ETag" if not answer.get("ETag") else "another checksum",
+                fix="Something else answers in its place: check s3.endpoint_url and the network.",
+            )
 
     def _judge(self, response: Any, key: str, data: bytes, content_type: str) -> None:  # noqa: ANN401 - boto3's answer is a dict of anything
         code = str(response.get("Error", {}).get("Code", "unknown"))

@@ -52,8 +52,11 @@ class World:
     def put(self, *numbers: int) -> None:
         for number in numbers:
             payload = json.dumps({"event_id": f"e{number}", "is_historical": False}).encode()
-            entry = Entry(f"e{number}", "count", self.topics.count, payload, self.topics.bin(f"b{number % 3}"))
-            assert self.outbox.put(entry, timeout_s=5)
+            self.put_payload(payload, number)
+
+    def put_payload(self, payload: bytes, number: int = 0) -> None:
+        entry = Entry(f"e{number}", "count", self.topics.count, payload, self.topics.bin(f"b{number % 3}"))
+        assert self.outbox.put(entry, timeout_s=5)
 
     def published(self, topic: str) -> list[Publication]:
         return [p for link in self.opened for p in list(link.published) if p.topic == topic]

@@ -175,6 +175,9 @@ class Script:
         swallows: Whether a CONNECT of this protocol level, with a will or without, stays without an answer.
         receive_maximum: Told in CONNACK of MQTT 5.
         reason: For a topic, the reason code of the PUBACK, or None to send none.
+        most_bytes: MaximumPacketSize, told in CONNACK of MQTT 5; who sends more is thrown out.
+        stray: Every PUBACK comes three times, between others for packets that were never sent.
+        leave: Reason code of a DISCONNECT that follows the first PUBLISH of a connection.
     """
 
     connack: bool = True
@@ -182,6 +185,9 @@ class Script:
     swallows: Callable[[int, bool], bool] = lambda _version, _will: False
     receive_maximum: int | None = None
     reason: Callable[[str], int | None] = lambda _: 0
+    most_bytes: int | None = None
+    stray: bool = False
+    leave: int | None = None
 
 
 @dataclass(slots=True)
@@ -243,6 +249,10 @@ class ScriptedBroker:
                         sock.sendall(self._connack(version))
                 elif kind >> 4 == 3:
                     self._publish(sock, kind, body, version)
+                elif kind >> 4 == 8:
+                    sock.sendall(
+                        b"\x90\x04" + body[:2] + b"\x00\x00" if version >= 5 else b"\x90\x03" + body[:2] + b"\x00"
+                    )
                 elif kind >> 4 == 12:
                     sock.sendall(b"\xd0\x00")
         except OSError:
@@ -253,19 +263,29 @@ class ScriptedBroker:
             return b"\x20\x02\x00\x00"
         maximum = self.script.receive_maximum
         properties = b"" if maximum is None else b"\x21" + maximum.to_bytes(2, "big")
+        if self.script.most_bytes is not None:
+            properties += b"\x27" + self.script.most_bytes.to_bytes(4, "big")
         body = b"\x00\x00" + bytes([len(properties)]) + properties
         return b"\x20" + bytes([len(body)]) + body
 
     def _publish(self, sock: socket.socket, kind: int, body: bytes, version: int) -> None:
         length = int.from_bytes(body[:2], "big")
         topic = body[2 : 2 + length].decode()
+        most = self.script.most_bytes
+        if most is not None and len(body) + 2 > most:
+            sock.sendall(b"\xe0\x02\x95\x00")
+            raise ConnectionError
         self.published.append(topic)
+        if self.script.leave is not None:
+            sock.sendall(b"\xe0\x02" + bytes([self.script.leave]) + b"\x00")
+            raise ConnectionError
         if not kind & 0b110:
             return
         mid = body[2 + length : 4 + length]
         reason = self.script.reason(topic)
         if reason is not None:
-            sock.sendall(b"\x40\x03" + mid + bytes([reason]) if version >= 5 and reason else b"\x40\x02" + mid)
+            answer = b"\x40\x03" + mid + bytes([reason]) if version >= 5 and reason else b"\x40\x02" + mid
+            sock.sendall(b"\x40\x02\xff\xfe" + 3 * answer + b"\x40\x02\x00\x00" if self.script.stray else answer)
 
 
 def _packet(sock: socket.socket) -> tuple[int, bytes]:
