@@ -7,6 +7,7 @@ agent is gone this process ends at once, even in the middle of a read().
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -325,6 +326,7 @@ def _die(failure: threading.ExceptHookArgs) -> None:
 def main() -> None:
     """Entry point of the child: one thread of its own is enough to decode, the other cores count."""
     cv2.setNumThreads(1)
+    gc.freeze()  # What was imported stays; going through it again would hold a frame up.
     run(sys.argv[1:])
 
 

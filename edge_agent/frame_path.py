@@ -20,7 +20,7 @@ from edge_agent.count_message import Stamp, count_entry, count_message, with_ima
 from edge_agent.drift_watch import DriftWatch
 from edge_agent.evidence import Evidence
 from edge_agent.gate import judge
-from edge_agent.machine import read_clock
+from edge_agent.machine import ClockWatch
 from edge_agent.messages import new_event_id
 from edge_agent.recorder import MAX_FRAMES
 from edge_agent.swap import Counters
@@ -112,6 +112,7 @@ class FramePath:
         self._telemetry = telemetry
         self._clock = clock
         self._wall_clock = wall_clock
+        self._clock_watch = ClockWatch(clock)
         self._views = {name: view_of(settings, camera) for name, (settings, camera) in cameras.items()}
 
     @property
@@ -299,7 +300,8 @@ class FramePath:
         return count
 
     def _stamp(self) -> Stamp:
-        return Stamp(new_event_id(self._wall_clock()), self._robot, self._clock(), read_clock().synchronised)
+        synchronised = self._clock_watch.quality.synchronised
+        return Stamp(new_event_id(self._wall_clock()), self._robot, self._clock(), synchronised)
 
     def _entry(self, message: CountMessage, first: FrameMessage, picture: tuple[UploadReason, bytes] | None) -> Entry:
         """What the outbox stores: the count, and its picture if one was chosen and the quotas let it go."""

@@ -6,6 +6,7 @@ Invariants:
 - Age is agent running time: a jump of the wall clock drops nothing.
 - A reserve on the disk is given up for the time of dropping, because SQLite cannot even delete on a disk that is full.
 - An image's file is durable before its row, and goes after it.
+- A message that a killed run has delivered and not removed is removed at the start: see `Receipts`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edge_agent.commands.table import GRACE_S
 from edge_agent.newest import NewestPerBin
 from edge_agent.outbox_file import LOG_BYTES, OutboxFile, StoreFullError, Table
 from edge_agent.outbox_rescue import quarantined_bytes
+from edge_agent.receipts import Receipts
 from edge_agent.reserve import Reserve
 from edge_agent.rows import Entry, StoredImage, StoredMessage
 
@@ -77,6 +79,8 @@ class Ledger:
         self.started_up_s = max(self._uptime_saved_s, file.newest_up_s())
         self.numbers.drops.update({name: int(value) for name, value in tallies.items()})
         self._sweep()
+        self.receipts = Receipts(limits.path / "receipts")
+        self._remove_delivered()
         self._next_message = 1 + max(file.last_id("message"), file.last_id("dead"))
         self._next_image = 1 + file.last_id("image")
         self.numbers.messages = file.count("message")
@@ -97,6 +101,14 @@ class Ledger:
         self._drop("image", [sizes[event_id][0] for event_id in lost], "images_damaged")
         self.numbers.images = len(sizes) - len(lost)
         self.numbers.image_bytes = sum(size for event_id, (_, size) in sizes.items() if event_id not in lost)
+
+    def _remove_delivered(self) -> None:
+        """Remove what a killed run had delivered and not yet removed."""
+        ids = [key for key, event_id in self.file.events() if self.receipts.names(event_id)]
+        if ids:
+            with self.file.transaction():
+                self.file.delete("message", ids)
+        self.receipts.forget()
 
     def _drop(self, table: Table, ids: Sequence[int], why: str) -> None:
         if ids:
@@ -286,6 +298,11 @@ class Ledger:
         first = self.file.oldest_up_s()
         self.numbers.oldest_s = 0.0 if first is None else up_s - first
         self.numbers.database_bytes = self.file.used_bytes
+
+    def close(self) -> None:
+        """Close what is open."""
+        self.receipts.close()
+        self.file.close()
 
     def save_uptime(self) -> None:
         """Write the running time down.

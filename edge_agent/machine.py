@@ -10,8 +10,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
@@ -20,6 +25,7 @@ _MAX_SENSORS = 128
 _MAX_READ_BYTES = 256
 _CLOCK_ERROR = 5
 _STA_UNSYNC = 0x40
+_CLOCK_EVERY_S = 1.0
 _NOT_COOLING = ("fan", "tachometer")
 """Cooling devices whose activity slows nothing down."""
 
@@ -135,6 +141,31 @@ def read_clock(root: Path = Path("/")) -> ClockQuality:
     except AttributeError:
         state = -1
     return judge_clock(state, timex.status, timex.maxerror, mark=_timesync_mark(root))
+
+
+class ClockWatch:
+    """The wall clock's quality for every count: it changes in minutes, so it is asked once a second at most.
+
+    Args:
+        clock: Monotonic seconds.
+        read: Asks the machine.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, read: Callable[[], ClockQuality] = read_clock
+    ) -> None:
+        self._clock = clock
+        self._read = read
+        self._known: ClockQuality | None = None
+        self._asked_s = 0.0
+
+    @property
+    def quality(self) -> ClockQuality:
+        """As of the last second."""
+        now_s = self._clock()
+        if self._known is None or now_s - self._asked_s >= _CLOCK_EVERY_S:
+            self._known, self._asked_s = self._read(), now_s
+        return self._known
 
 
 def judge_clock(state: int, status: int, max_error_us: int, *, mark: bool | None) -> ClockQuality:

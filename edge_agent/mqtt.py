@@ -239,7 +239,9 @@ class PahoLink:
             waker.drain()
         steps = [self._client.loop_misc]
         if sock.fileno() in ready or isinstance(sock, ssl.SSLSocket):
-            steps = [self._client.loop_read, self._client.loop_write, *steps]
+            steps = [self._client.loop_read, *steps]
+        if self._client.want_write():
+            steps = [self._client.loop_write, *steps]
         for step in steps:
             result = MQTTErrorCode(step())
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS and not self._connack_failed():

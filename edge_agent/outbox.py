@@ -4,8 +4,9 @@ Invariants:
 - A count is accepted after COMMIT, never before, and leaves only on a confirmed delivery or a counted drop.
 - One thread owns the database. The frame path hands entries over and does not wait; what piles up during one commit
   goes into the next one together (group commit). A bounded number of entries may wait: then `put` blocks.
-- What was delivered is removed with one of the next commits, or by one of its own that does not wait for the disk:
-  after a kill in between, or a power cut before the next count, it is delivered again, under the same event_id.
+- What was delivered is noted at once (`Receipts`) and removed with one of the next commits, or many together by one
+  of their own that does not wait for the disk. A kill in between costs nothing; after a power cut before the next
+  commit it is delivered again, under the same event_id.
 """
 
 from __future__ import annotations
@@ -36,18 +37,17 @@ _MAX_WAITING = 64
 _IDLE_WAIT_S = 0.25
 _HOUSEKEEPING_S = 5.0
 _FULL_RETRY_S = 0.5
-_RUSH_S = 0.006
+_RUSH_S = 0.01
 _RUSH_ENTRIES = 8
 """Counts that come faster than this share a commit: at most so many, waiting at most so long."""
-_QUEUED_PER_REMOVAL = 256
-_MAX_REMOVAL = 2
+_REMOVE_TOGETHER = 64
 _SETTLE_AFTER_S = 2.0
-"""Delivered rows wait so long for a commit that takes them along, if no other message waits for their removal."""
+"""Delivered rows wait so long for a commit that takes them along, or until there are so many of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Delivered:
-    ids: tuple[int, ...]
+class _Wake:
+    """Something is there that needs no commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _ImageDone:
     dropped: str | None
 
 
-_Order = Entry | _Delivered | _Refused | _ImageDone | None
+_Order = Entry | _Wake | _Refused | _ImageDone | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Outbox:
         messages: On their way to the broker.
         images: On their way to the object store.
         failure: Why the outbox has ended.
-        removed: Delivered messages that a kill of the agent cannot bring back.
+        removed: Delivered messages that are gone from the outbox.
         progress_s: Monotonic time of the thread's last round.
         on_stored: As `on_accepted`, for who comes to know the outbox later; set before the start.
 
@@ -158,9 +158,22 @@ class Outbox:
         self._inbox.put(entry)
         return True
 
-    def delivered(self, ids: Sequence[int]) -> None:
-        """Remove messages that the broker has confirmed."""
-        self._inbox.put(_Delivered(tuple(ids)))
+    def delivered(self, messages: Sequence[StoredMessage]) -> None:
+        """Remove messages that the broker has confirmed. From now on a kill does not bring them back.
+
+        Args:
+            messages: From the lane; of those that were confirmed, at most `Receipts.SLOTS` may not be `removed` yet.
+        """
+        for message in messages:
+            self._ledger.receipts.note(message.event_id)
+        with self._lock:
+            if not self._delivered:
+                self._settle_by_s = self._clock() + _SETTLE_AFTER_S
+            before = len(self._delivered)
+            self._delivered += [message.id for message in messages]
+            are_many = before < _REMOVE_TOGETHER <= len(self._delivered)
+        if are_many:
+            self._inbox.put(_Wake())
 
     def refused(self, message_id: int, reason: str) -> None:
         """Set a message aside that the broker will never take."""
@@ -258,7 +271,7 @@ class Outbox:
             self.failure = DeliveryError("the outbox failed in an unforeseen way", got=got)
         else:
             self.failure = DeliveryError("the outbox is closed")
-        self._ledger.file.close()
+        self._ledger.close()
 
     def _work(self) -> None:
         try:
@@ -278,7 +291,7 @@ class Outbox:
         try:
             if self._held and self._clock() >= self._retry_s and self._is_worth_a_commit():
                 self._commit()
-            elif self._closing or self._is_removal_due():
+            elif self._is_removal_due():
                 self._remove_delivered()
             self._settle_rest()
             if self._clock() >= self._next_housekeeping_s:
@@ -295,10 +308,8 @@ class Outbox:
         return self._clock() >= self._last_commit_s + _RUSH_S
 
     def _is_removal_due(self) -> bool:
-        """Messages that wait are held back until delivered ones are removed: at once, or some together if many wait."""
-        together = min(_MAX_REMOVAL, self.undelivered // _QUEUED_PER_REMOVAL)
-        is_asked_for = self.messages.waiting > 0 and len(self._delivered) > together
-        return is_asked_for or self._clock() >= self._settle_by_s
+        """Delivered rows that no commit took along go together, or after a while."""
+        return self._closing or len(self._delivered) >= _REMOVE_TOGETHER or self._clock() >= self._settle_by_s
 
     def _collect(self) -> None:
         """Wait for orders and take what lies in the inbox."""
@@ -315,10 +326,6 @@ class Outbox:
     def _sort_in(self, order: _Order) -> None:
         if isinstance(order, Entry):
             self._held.append(order)
-        elif isinstance(order, _Delivered):
-            if not self._delivered:
-                self._settle_by_s = self._clock() + _SETTLE_AFTER_S
-            self._delivered.extend(order.ids)
         elif isinstance(order, _Refused):
             self._refused.append(order)
         elif isinstance(order, _ImageDone):
@@ -357,11 +364,13 @@ class Outbox:
             Ids; they are kept for the next time when the block fails.
         """
         # Taken away first: a reader may see too many undelivered messages for a moment, never too few.
-        taken, self._delivered = self._delivered, []
+        with self._lock:
+            taken, self._delivered = self._delivered, []
         try:
             yield taken
         except BaseException:
-            self._delivered = taken
+            with self._lock:
+                self._delivered = taken + self._delivered
             raise
         if taken:
             self.removed += len(taken)

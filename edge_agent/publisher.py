@@ -1,8 +1,8 @@
 """Delivery to the broker: at least once, in order, with a small window, refusals set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
-on the next one, under the same event_id. A crash of the agent repeats what was sent and is still in the outbox:
-one message while delivery keeps up, and at most four while it catches up on hundreds.
+on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet acknowledged: at most
+two messages while delivery keeps up, and at most four while it catches up on hundreds.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edge_agent.flight import Deferred, Open, Packet, Session
 from edge_agent.intake import Intake
 from edge_agent.link import VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import as_historical
+from edge_agent.receipts import Receipts
 from edge_agent.threads import Waker, Worker
 
 if TYPE_CHECKING:
@@ -29,14 +30,17 @@ if TYPE_CHECKING:
     from edge_agent.link import Delivery, Link
     from edge_agent.messages import Topics
     from edge_agent.outbox import Outbox
+    from edge_agent.rows import StoredMessage
 
 _LOG = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
+_REPEATS = 2
 _MAX_REPEATS = 4
 _QUEUED_PER_REPEAT = 128
 """One more message may be under way for so many in the outbox: little is repeated, and a backlog goes out fast."""
+_MAX_UNREMOVED = Receipts.SLOTS - _MAX_REPEATS
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0
@@ -217,10 +221,10 @@ class Publisher:
         return True
 
     def _may_send_more(self) -> bool:
-        """Bound what a crash would repeat: sent, and not yet removed from the outbox for good."""
-        repeatable = len(self._open) + self._acknowledged - self._outbox.removed
-        allowed = min(_MAX_REPEATS, 1 + self._outbox.undelivered // _QUEUED_PER_REPEAT)
-        return repeatable < allowed and len(self._deferred) < _MAX_DEFERRED
+        """Bound what a crash would repeat: sent, and not yet acknowledged. Receipts are bounded as well."""
+        allowed = min(_MAX_REPEATS, _REPEATS + self._outbox.undelivered // _QUEUED_PER_REPEAT)
+        unremoved = self._acknowledged - self._outbox.removed
+        return len(self._open) < allowed and unremoved < _MAX_UNREMOVED and len(self._deferred) < _MAX_DEFERRED
 
     def _enqueue(self, session: Session, entry: Open) -> None:
         message = entry.message
@@ -234,7 +238,7 @@ class Publisher:
         self._open[message.id] = Open(message, entry.attempts, 1 + for_bin)
 
     def _take_acks(self, session: Session, acks: list[Ack]) -> None:
-        done = [row for ack in acks if (row := self._settle(session, ack)) is not None]
+        done = [message for ack in acks if (message := self._settle(session, ack)) is not None]
         if done:
             self._acknowledged += len(done)
             self._outbox.delivered(done)
@@ -245,11 +249,11 @@ class Publisher:
                     "the broker does not acknowledge", got=f"nothing for {self._settings.ack_timeout_s:g} s"
                 )
 
-    def _settle(self, session: Session, ack: Ack) -> int | None:
+    def _settle(self, session: Session, ack: Ack) -> StoredMessage | None:
         """Note an acknowledgement.
 
         Returns:
-            The id of a message that is now wholly delivered.
+            A message that is now wholly delivered.
         """
         packet, _ = session.in_flight.pop(ack.mid, (None, 0.0))
         if packet is None or packet.row is None:
@@ -265,7 +269,7 @@ class Publisher:
             self._refuse(entry, entry.refusal)
             return None
         self.counts_delivered += entry.message.kind == "count"
-        return packet.row
+        return entry.message
 
     def _refuse(self, entry: Open, ack: Ack) -> None:
         attempts = entry.attempts + 1

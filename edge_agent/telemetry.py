@@ -78,8 +78,10 @@ class Telemetry:
             value_ms: Milliseconds.
         """
         with self._lock:
-            self._window.setdefault(stage, Histogram()).add(value_ms)
-            self._whole.setdefault(stage, Histogram()).add(value_ms)
+            for histograms in (self._window, self._whole):
+                if stage not in histograms:
+                    histograms[stage] = Histogram()
+                histograms[stage].add(value_ms)
 
     def tally(self) -> dict[str, int]:
         """A copy of the counters."""

@@ -60,7 +60,7 @@ def ledger_in(folder: Path, clock: Callable[[], float] | None = None, max_bytes:
     try:
         yield ledger
     finally:
-        ledger.file.close()
+        ledger.close()
 
 
 def take_all(outbox: Outbox, count: int) -> list[StoredMessage]:
@@ -273,7 +273,7 @@ def test_outbox_puts_are_accepted_in_groups_and_delivered_in_order(tmp_path: Pat
         taken = take_all(outbox, 500)
         assert [row.event_id for row in taken] == accepted == [f"event-{n:06d}" for n in range(500)]
         assert outbox.numbers().commits < 500
-        outbox.delivered([row.id for row in taken])
+        outbox.delivered(taken)
         wait_until(lambda: outbox.is_empty)
     finally:
         assert outbox.close(10)
@@ -285,7 +285,7 @@ def test_outbox_started_again_offers_what_was_not_delivered(tmp_path: Path) -> N
     for number in range(400):
         assert first.put(entry(number), timeout_s=10)
     wait_until(lambda: first.is_stored)
-    first.delivered([row.id for row in first.messages.take(100)])
+    first.delivered(first.messages.take(100))
     assert first.close(10)
 
     second = Outbox(open_ledger(tmp_path))

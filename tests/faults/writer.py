@@ -70,14 +70,15 @@ def write_rounds(folder: Path, rounds: int, first: int) -> None:
         numbers = range(first + turn * _PER_ROUND, first + (turn + 1) * _PER_ROUND)
         messages, images = ledger.commit([entry(number) for number in numbers], [])
         _say("accepted", numbers)
-        _say("gone", numbers[:2])
+        _say("gone", numbers[:3])
         ledger.remove_messages([messages[0].id])
         ledger.bury_message(messages[1].id, "refused")
+        ledger.receipts.note(messages[2].event_id)
         _say("uploaded", numbers[1:2])
         ledger.remove_images(images[:1])
         if turn % 5 == 0:
             ledger.keep_house()
-    ledger.file.close()
+    ledger.close()
 
 
 def switch_bundles(root: Path, one: Path, other: Path) -> None:
@@ -131,7 +132,7 @@ def inspect_ledger(folder: Path, said: Said) -> list[str]:
     except (BintallyError, StoreFullError) as exc:
         return [f"it does not go on: {exc}"]
     finally:
-        ledger.file.close()
+        ledger.close()
     return broken
 
 
