@@ -60,8 +60,8 @@ def test_holes_counts_photos_that_are_missing_between_neighbours(order: str, mis
 
 def test_inspect_ledger_sees_what_is_missing_altered_or_left_over(tmp_path: Path) -> None:
     write_rounds(tmp_path, 2, 0)
-    assert inspect_ledger(tmp_path, Said(accepted={2, 3, 6}, gone={0, 1, 4, 5}, uploaded={1, 5})) == []
-    broken = inspect_ledger(tmp_path, Said(accepted={2, 777}, gone={0, 1, 4, 5}, uploaded={1, 5}))
+    assert inspect_ledger(tmp_path, Said(accepted={3, 7}, gone={0, 1, 2, 4, 5, 6}, uploaded={1, 5})) == []
+    broken = inspect_ledger(tmp_path, Said(accepted={3, 777}, gone={0, 1, 4, 5}, uploaded={1, 5}))
     assert broken == ["count 777 is lost", "image 777 is lost"]
     image = tmp_path / "images" / "event-00000003.image"
     image.write_bytes(bytes(image.stat().st_size))
