@@ -36,7 +36,8 @@ _QUANTILES = 101
 _BASE_TOLERANCE = 0.06
 _REFERENCE_SIGMAS = 3.5
 _QUIET_VISITS = 200
-_QUIET_WITHIN = 0.08
+_QUIET_SHARE = 0.75
+"""Of the tolerance. Were it wider than what raises a drift, a small lasting one would end and begin again for ever."""
 _NAMED_LOG_SHARE = 0.7
 _LATEST_VISITS = 50
 MIN_REFERENCE_VISITS = 100
@@ -269,7 +270,7 @@ class DriftMonitor:
     def _recover(self) -> DriftEvent | None:
         if self._since_event < _QUIET_VISITS:
             return None
-        if np.abs(self._recent.mean(axis=0) - 0.5).max() > self._tolerance + _QUIET_WITHIN:
+        if np.abs(self._recent.mean(axis=0) - 0.5).max() > _QUIET_SHARE * self._tolerance:
             return None
         self.drifting, self._since_event = False, 0
         return DriftEvent("drift_over", self._visit, ())

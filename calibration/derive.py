@@ -30,7 +30,8 @@ class Changes:
 
     Attributes:
         calibration: The new one.
-        drift: New reference of the drift signals; None keeps the source's.
+        drift: New reference of the drift signals; None keeps the source's where it still fits: not after the answers or
+            what is made of them have changed.
         models: New entries by role; the others stay.
         parity: New results by role; the others stay.
         files: New content by file name, for example a re-quantised model and golden frames.
@@ -66,12 +67,21 @@ def derive(source: Bundle, out: Path, changes: Changes, *, now: datetime) -> Bun
     files |= changes.files
     if changes.drift is not None:
         files[DRIFT_NAME] = (changes.drift.model_dump_json() + "\n").encode()
+    elif _answers_change(source.manifest.calibration, changes):
+        files.pop(DRIFT_NAME, None)
     if changes.note and CARD_NAME in files:
         files[CARD_NAME] = _card(files[CARD_NAME], changes.note, now)
     manifest = _manifest(source, changes, now)
     listed = {name: file_entry(data) for name, data in sorted(files.items())}
     drift = DRIFT_NAME if DRIFT_NAME in files else None
     return pack(out, manifest.model_copy(update={"files": listed, "drift": drift}), files)
+
+
+def _answers_change(old: Calibration, changes: Changes) -> bool:
+    """Whether the same visits now have another entropy or another share of unsure ones."""
+    new = changes.calibration
+    numbers = [(one.temperature, one.ordinal, one.threshold) for one in (old, new)]
+    return bool(changes.models) or numbers[0] != numbers[1]
 
 
 def _manifest(source: Bundle, changes: Changes, now: datetime) -> Manifest:

@@ -49,19 +49,22 @@ class Recorder:
         self._waiting: queue.Queue[tuple[VisitRecord, list[bytes]]] = queue.Queue(_MAX_WAITING)
         self._visits: deque[tuple[str, int]] = deque()
         self._over = False
+        self._sweeping = threading.Lock()
         self._stop = threading.Event()
         self.worker = Worker("recorder", self._work, backoff=Backoff(1.0, 30.0), stop=self._stop)
 
     def begin(self) -> None:
-        """Write visits from now on, beside those that are there already.
+        """Write visits from now on, beside those of a job that the end of an agent has cut short.
 
         Raises:
             OSError: The disk refused.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(file.stem for file in self.folder.glob("*.json"))
-        self._visits = deque((name, sum(f.stat().st_size for f in self.folder.glob(f"{name}*"))) for name in names)
-        self.active, self._over = True, False
+        with self._sweeping:
+            self._remove_old()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = sorted(file.stem for file in self.folder.glob("*.json"))
+            self._visits = deque((name, sum(f.stat().st_size for f in self.folder.glob(f"{name}*"))) for name in names)
+            self.active = True
 
     def end(self) -> None:
         """Write no more; the thread removes what was written."""
@@ -127,6 +130,11 @@ class Recorder:
             self._bound()
 
     def _sweep(self) -> None:
+        # Held, because the next job may begin while the visits of the last one, thousands of files, are removed.
+        with self._sweeping:
+            self._remove_old()
+
+    def _remove_old(self) -> None:
         if self._over and not self.active:
             self._over = False
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bundle.drift import MIN_REFERENCE_VISITS
 from calibration.derive import Changes, derive
 from calibration.picking import pick_different
 from calibration.reference import reference_of
@@ -115,7 +116,10 @@ def make_candidate(
     else:
         did_not.append(f"error promise: needs >= {MIN_LABELLED} labelled visits, so the old one stays, unverified")
     drift = reference_of(observed, calibration)
-    (did if drift else did_not).append("drift reference: brightness, contrast, blur, colour, view, unsure share")
+    if drift:
+        did.append("drift reference: brightness, contrast, blur, colour, view, unsure share")
+    else:
+        did_not.append(f"drift reference: needs >= {MIN_REFERENCE_VISITS} visits; one of other numbers is left away")
     note = "Recalibrated on a robot: " + "; ".join([*did, *(f"not {words}" for words in did_not)]) + "."
     changes = Changes(calibration, drift, new.models, new.parity, new.files, note)
     candidate = derive(material.bundle, out, changes, now=now)

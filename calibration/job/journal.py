@@ -123,7 +123,8 @@ class Journal(Strict):
         did: What was re-fitted.
         did_not: What was not, and why.
         checks: What the candidate had to pass.
-        last_visit: The newest visit that was learned from; later ones are watched.
+        last_visit: Later visits are watched: the newest one that was learned from, or, in a folder that grows, the
+            newest one at the activation.
         band: What the visits after activation are held against.
         watched: What they looked like.
         reason: Why it ended so.

@@ -21,11 +21,16 @@ from calibration.job.switch import begin_revert, finish, revert
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import IO
 
+    from calibration.job.collect import Clock
     from calibration.job.context import Surroundings
     from calibration.job.request import Request
 
 _KEPT_JOBS = 50
+_LOCK_WAIT_S = 5.0
+"""A job that was killed while it started a child leaves the lock to it until the child has become its program."""
+_LOCK_POLL_S = 0.05
 
 
 def recalibrate(around: Surroundings, request: Request) -> Journal:
@@ -44,7 +49,7 @@ def recalibrate(around: Surroundings, request: Request) -> Journal:
         OSError: The record cannot be written.
     """
     folder = around.job_folder(request.job_id)
-    with _alone(folder.parent):
+    with _alone(folder.parent, around.clock):
         known = read_journal(folder)
         if known is None:
             _sweep_old(folder.parent)
@@ -74,15 +79,24 @@ def unfinished(store: Path) -> list[str]:
 
 
 @contextmanager
-def _alone(jobs: Path) -> Iterator[None]:
-    """One recalibration per store: the lock dies with its process."""
+def _alone(jobs: Path, clock: Clock) -> Iterator[None]:
+    """One recalibration per store: the lock dies with its process, and with a child that this was about to start."""
     jobs.mkdir(parents=True, exist_ok=True)
+    deadline_s = clock.monotonic() + _LOCK_WAIT_S
     with (jobs / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise ConfigError("another recalibration is running on this robot", fix="Wait for its result.") from exc
+        while not _locked(lock):
+            if clock.monotonic() >= deadline_s:
+                raise ConfigError("another recalibration is running on this robot", fix="Wait for its result.")
+            clock.sleep(_LOCK_POLL_S)
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sweep_old(jobs: Path) -> None:

@@ -36,7 +36,7 @@ def finish(job: Job) -> None:
         job.enter("activating", after.label)
         if not _switch(job, after.digest):
             return
-        job.enter("watching", f"{after.label} is active")
+        job.enter("watching", f"{after.label} is active", last_visit=_newest_visit(job))
     if job.store.current().digest != after.digest:
         job.end("reverted", "another bundle was activated meanwhile")
         return
@@ -52,6 +52,17 @@ def _switch(job: Job, digest: str) -> bool:
         job.end("failed", f"the candidate could not be activated: {exc}")
         return False
     return True
+
+
+def _newest_visit(job: Job) -> str:
+    """Visits after this one are watched: in a folder that grows, those that the candidate itself counts."""
+    if not job.journal.request.watch_s:
+        return job.journal.last_visit
+    try:
+        known = read_new(job.around.visits, [])
+    except BintallyError:  # said when the visits are watched
+        known = []
+    return known[-1].name if known else job.journal.last_visit
 
 
 def _watch(job: Job) -> None:

@@ -69,6 +69,12 @@ def test_monitor_one_drift_gives_one_event_and_its_end_another() -> None:
     assert [event.kind for event in _events(monitor, dark)] == ["drift"]
 
 
+def test_monitor_a_small_drift_that_lasts_is_told_once() -> None:
+    signals = _visits(3000, 12)
+    signals[:, 0] += 0.6
+    assert [event.kind for event in _events(DriftMonitor(_reference()), signals)] == ["drift"]
+
+
 @pytest.mark.parametrize("extreme", [-1e9, 1e9])
 @pytest.mark.parametrize("visits", [100, 5000])
 def test_monitor_values_beyond_anything_seen_stay_finite(extreme: float, visits: int) -> None:

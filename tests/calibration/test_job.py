@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -185,6 +186,15 @@ def test_job_that_is_over_is_reported_again_and_not_done_again(robot: Robot) -> 
     assert robot.run() == first
     assert robot.lines == []
     assert robot.run(job_id="job-2").state == "activated"
+
+
+def test_job_waits_a_moment_for_the_lock_of_one_that_was_killed(robot: Robot) -> None:
+    write_records(robot.visits, 30, 5)
+    (robot.root / "recalibrations").mkdir()
+    with (robot.root / "recalibrations" / ".lock").open("w") as left_behind:
+        fcntl.flock(left_behind, fcntl.LOCK_EX)
+        robot.arrive = lambda time_s: fcntl.flock(left_behind, fcntl.LOCK_UN) if time_s > 1 else None
+        assert robot.run().state == "refused"
 
 
 def test_job_second_one_at_the_same_time_is_refused(robot: Robot) -> None:

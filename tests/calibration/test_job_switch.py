@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from bundle.errors import BundleError
-from calibration.job.run import unfinished
-from tests.calibration.robot import killed_in
+from calibration.job.run import recalibrate, unfinished
+from tests.calibration.robot import killed_in, request_of
 from tests.calibration.scenes import scene, write_records
 
 if TYPE_CHECKING:
@@ -44,6 +45,28 @@ def test_job_watched_visits_unlike_the_prediction_bring_the_old_bundle_back_for_
     assert robot.store.current().digest == robot.first.digest
     with pytest.raises(BundleError, match="no previous bundle"):
         robot.store.rollback()
+
+
+def test_job_in_a_folder_that_grows_watches_what_comes_after_the_activation(robot: Robot) -> None:
+    write_records(robot.visits, 150, 5, noise=0.3)
+    rng = np.random.default_rng(9)
+
+    def half(_: Picture) -> Picture:
+        return scene(rng, int(rng.integers(0, 5)) + 0.5)
+
+    def emit(line: dict[str, Any]) -> None:
+        if line["state"] == "checking":
+            write_records(robot.visits, 60, 6, noise=0.3, start=150)
+
+    def arrive(_: float) -> None:
+        write_records(robot.visits, 60, 7, start=210, change=half, labelled=False)
+
+    robot.arrive = arrive
+    request = request_of(max_visits=150, collect_s=60, watch_visits=60, watch_s=60)
+    journal = recalibrate(replace(robot.around(), emit=emit), request)
+    assert journal.state == "reverted", journal.reason
+    assert journal.watched is not None
+    assert journal.watched.visits == 60
 
 
 def test_job_watched_labels_that_break_the_promise_bring_the_old_bundle_back(robot: Robot) -> None:

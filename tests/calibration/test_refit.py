@@ -14,6 +14,7 @@ from bundle.errors import ConfigError, InputError, ParityError
 from bundle.verify import load_bundle
 from calibration.assess import Wish
 from calibration.cli import calibrate
+from calibration.derive import Changes, derive
 from calibration.refit import Paths, find_drift, refit_confidence
 from calibration.refit_ranges import refit_ranges
 from tests.calibration.conv_bundle import make_conv_bundle
@@ -133,6 +134,17 @@ def test_find_drift_other_light_is_named_and_the_same_light_is_not(tmp_path: Pat
     assert drifting
     assert len(events) == 1
     assert "contrast down" in events[0].words  # brightness says little here: it is what stands for the count
+
+
+@pytest.mark.parametrize(("change", "stays"), [({"threshold": 0.5}, False), ({"promise": None}, True)])
+def test_derive_reference_of_drift_stays_only_while_the_numbers_do(
+    tmp_path: Path, calibrated_bundle: Path, change: dict[str, float | None], *, stays: bool
+) -> None:
+    source = load_bundle(calibrated_bundle)
+    calibration = source.manifest.calibration.model_copy(update=change)
+    derived = derive(source, tmp_path / "new", Changes(calibration), now=_NOW)
+    assert (derived.manifest.drift is not None) == stays
+    assert ("drift.json" in derived.manifest.files) == stays
 
 
 def test_find_drift_bundle_without_a_reference_is_refused(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -133,6 +133,17 @@ def test_recalibrate_that_is_taken_back_counts_with_the_old_bundle_again(tmp_pat
     assert follower.followed[-1] == "1.0.0"
 
 
+def test_recorder_that_begins_again_keeps_no_visit_of_a_job_that_is_over(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "visits", 1 << 20)
+    for _ in range(2):
+        recorder.begin()
+        assert list((tmp_path / "visits").iterdir()) == []
+        for number in range(50):
+            (tmp_path / "visits" / f"{number}-0.jpg").write_bytes(b"x")
+            (tmp_path / "visits" / f"{number}.json").write_text("{}")
+        recorder.end()
+
+
 def test_recalibrate_job_that_dies_is_said(tmp_path: Path) -> None:
     made, follower, recorder = handler(tmp_path, "dies")
     with pytest.raises(CommandError) as caught:
