@@ -34,6 +34,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
 from edge_agent.prometheus import Endpoint
 from edge_agent.publisher import Publisher
+from edge_agent.quota import Quota
 from edge_agent.records import read_records
 from edge_agent.report import Report
 from edge_agent.s3 import S3Target
@@ -191,6 +192,7 @@ def _parts(
         records=records,
         uploads=config.uploads,
         upload_prefix=prefix,
+        quota=Quota(file.quota_stored(), lambda: outbox.uptime_s),
         telemetry=telemetry,
         requests=kit.requests,
         recorder=kit.recorder,

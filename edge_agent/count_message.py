@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_agent.decide import UploadReason
     from edge_agent.frames import FrameMessage
     from edge_agent.messages import Topics
+    from edge_agent.quota import Spent
     from edge_agent.view import Seen, View
 
 _MAX_BIN_ID = 255
@@ -155,7 +156,9 @@ def count_entry(
     )
 
 
-def with_image(message: CountMessage, prefix: str, why: UploadReason, image: bytes) -> tuple[CountMessage, ImageEntry]:
+def with_image(
+    message: CountMessage, prefix: str, why: UploadReason, image: bytes, spent: Spent
+) -> tuple[CountMessage, ImageEntry]:
     """Join a picture to a message.
 
     Args:
@@ -163,6 +166,7 @@ def with_image(message: CountMessage, prefix: str, why: UploadReason, image: byt
         prefix: Of object keys.
         why: What the picture is for.
         image: The image file.
+        spent: What it takes from the quotas.
 
     Returns:
         The message that names the picture, and the picture with what is stored beside it.
@@ -170,4 +174,4 @@ def with_image(message: CountMessage, prefix: str, why: UploadReason, image: byt
     key = image_key(prefix, image)
     message = message.model_copy(update={"image_key": key})
     sidecar = SidecarMessage(image_key=key, sha256=PurePath(key).stem, bytes=len(image), why=why, count=message)
-    return message, ImageEntry(key, image, sidecar.to_bytes())
+    return message, ImageEntry(key, image, sidecar.to_bytes(), spent)

@@ -5,16 +5,20 @@ Pure: values in, values out. The verdict against the record is `bundle.verdict`,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bundle.counter import Count
     from edge_agent.config import QuotaSection
 
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
-_MAX_BINS = 20_000
+MAX_BINS = 20_000
+"""Bins whose images are counted."""
 _RESCAN_AGAIN_S = 3600.0
 
 UploadReason = Literal["unsure", "audit"]
@@ -38,13 +42,30 @@ class UploadBudget:
     images_in_day: int = 0
     bytes_in_day: int = 0
 
+    def within(self, now_s: float) -> UploadBudget:
+        """The budget as far as it can be true.
+
+        Args:
+            now_s: Agent running time; after a kill it goes on from up to a minute before.
+
+        Returns:
+            The same; an hour or a day that is far ahead, which only a damaged file tells, is taken for this one.
+        """
+        hour, day = int(now_s // _HOUR_S) + 1, int(now_s // _DAY_S) + 1
+        return replace(self, hour=min(self.hour, hour), day=min(self.day, day))
+
 
 class BinTally:
-    """Images of each bin in the current day, in bounded memory: the bin that was longest without one is forgotten."""
+    """Images of each bin in the current day, in bounded memory: the bin that was longest without one is forgotten.
 
-    def __init__(self) -> None:
-        self._day = 0
-        self._images: dict[str, int] = {}
+    Args:
+        day: Number of the day that `images` belong to.
+        images: Let through on that day, by bin.
+    """
+
+    def __init__(self, day: int = 0, images: Mapping[str, int] = MappingProxyType({})) -> None:
+        self._day = day
+        self._images = dict(images)
 
     def admit(self, bin_id: str, most: int | None, now_s: float) -> bool:
         """Ask whether another image of a bin may go, and count it.
@@ -52,20 +73,20 @@ class BinTally:
         Args:
             bin_id: Which bin.
             most: Images a day; None is no bound.
-            now_s: Monotonic seconds.
+            now_s: Agent running time, seconds.
 
         Returns:
             Whether it may.
         """
         if most is None:
             return True
-        day = int(now_s // _DAY_S)
+        day = max(self._day, int(now_s // _DAY_S))
         if day != self._day:
             self._day, self._images = day, {}
         used = self._images.pop(bin_id, 0)
         fits = used < most
         self._images[bin_id] = used + fits
-        if len(self._images) > _MAX_BINS:
+        if len(self._images) > MAX_BINS:
             del self._images[next(iter(self._images))]
         return fits
 
@@ -117,12 +138,13 @@ def admit(budget: UploadBudget, quota: QuotaSection, *, size: int, now_s: float)
         budget: What was let through so far.
         quota: From the configuration.
         size: Of the image, bytes.
-        now_s: Monotonic seconds: a jump of the wall clock neither opens nor shuts the gate.
+        now_s: Agent running time, seconds: a jump of the wall clock neither opens nor shuts the gate.
 
     Returns:
         Whether it may go, and the budget after it.
     """
-    hour, day = int(now_s // _HOUR_S), int(now_s // _DAY_S)
+    # After a kill the running time may go back a little: what was let through then still counts.
+    hour, day = max(budget.hour, int(now_s // _HOUR_S)), max(budget.day, int(now_s // _DAY_S))
     in_hour = budget.images_in_hour if hour == budget.hour else 0
     in_day, bytes_in_day = (budget.images_in_day, budget.bytes_in_day) if day == budget.day else (0, 0)
     fits = (

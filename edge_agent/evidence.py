@@ -11,11 +11,10 @@ from edge_agent.privacy import blur_outside
 from edge_agent.view import Best
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from bundle.counter import Count
     from edge_agent.camera import Camera, Frame
     from edge_agent.config import UploadsSection
+    from edge_agent.quota import Quota, Spent
     from edge_agent.telemetry import Telemetry
     from edge_agent.view import View
 
@@ -30,7 +29,7 @@ class Evidence:
         settings: Which images leave the robot.
         prefix: Of object keys; None when there is nowhere to upload to.
         telemetry: Counts what the quotas keep back.
-        clock: Monotonic seconds.
+        quota: How many images may leave the robot.
         rng: Draws the audit sample.
 
     Attributes:
@@ -43,16 +42,14 @@ class Evidence:
         settings: UploadsSection,
         prefix: str | None,
         telemetry: Telemetry,
-        clock: Callable[[], float],
+        quota: Quota,
         rng: random.Random | None = None,
     ) -> None:
         self.settings = settings
         self.prefix = prefix
         self._telemetry = telemetry
-        self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - a sample, not a secret
-        self._budget = decide.UploadBudget()
-        self._bins = decide.BinTally()
+        self._quota = quota
 
     def encoded(self, camera: Camera, frame: Frame) -> bytes:
         """A frame as a file: as it came, or as JPEG.
@@ -110,7 +107,7 @@ class Evidence:
             return encode_jpeg(best.image_bgr, self.settings.jpeg_quality)
         return best.encoded
 
-    def admit(self, bin_id: str, size: int) -> bool:
+    def admit(self, bin_id: str, size: int) -> Spent | None:
         """Ask the quotas for one image.
 
         Args:
@@ -118,12 +115,9 @@ class Evidence:
             size: Of the image file, bytes.
 
         Returns:
-            Whether it may leave the robot; then it is counted.
+            What it takes from them, to be stored with it; None when it may not leave the robot.
         """
-        now_s, quota = self._clock(), self.settings.quota
-        fits, budget = decide.admit(self._budget, quota, size=size, now_s=now_s)
-        if fits and self._bins.admit(bin_id, quota.images_per_bin_per_day, now_s):
-            self._budget = budget
-            return True
-        self._telemetry.count("images_over_quota")
-        return False
+        spent = self._quota.admit(bin_id, size, self.settings.quota)
+        if spent is None:
+            self._telemetry.count("images_over_quota")
+        return spent

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edge_agent.decide import UploadReason
     from edge_agent.frames import FrameMessage
     from edge_agent.messages import CountMessage, Topics
+    from edge_agent.quota import Quota
     from edge_agent.recorder import Recorder
     from edge_agent.rows import Entry
     from edge_agent.telemetry import Telemetry
@@ -76,6 +77,7 @@ class FramePath:
         records: Expected quantity per bin.
         uploads: Which images leave the robot.
         upload_prefix: Of object keys; None when there is nowhere to upload to.
+        quota: How many images may leave the robot.
         telemetry: Takes counts and latencies.
         requests: Visits that somebody asks for.
         recorder: Writes visits down while a recalibration runs.
@@ -92,6 +94,7 @@ class FramePath:
         records: Mapping[str, int],
         uploads: UploadsSection,
         upload_prefix: str | None,
+        quota: Quota,
         telemetry: Telemetry,
         requests: VisitRequests,
         recorder: Recorder,
@@ -108,7 +111,7 @@ class FramePath:
         self._robot = robot
         self._topics = topics
         self._records = records
-        self._evidence = Evidence(uploads, upload_prefix, telemetry, clock, rng)
+        self._evidence = Evidence(uploads, upload_prefix, telemetry, quota, rng)
         self._telemetry = telemetry
         self._clock = clock
         self._wall_clock = wall_clock
@@ -306,8 +309,10 @@ class FramePath:
     def _entry(self, message: CountMessage, first: FrameMessage, picture: tuple[UploadReason, bytes] | None) -> Entry:
         """What the outbox stores: the count, and its picture if one was chosen and the quotas let it go."""
         prefix, image = self._evidence.prefix, None
-        if picture is not None and prefix is not None and self._evidence.admit(message.bin_id, len(picture[1])):
-            message, image = with_image(message, prefix, *picture)
+        if picture is not None and prefix is not None:
+            spent = self._evidence.admit(message.bin_id, len(picture[1]))
+            if spent is not None:
+                message, image = with_image(message, prefix, *picture, spent)
         return count_entry(message, self._topics, first.captured_mono_s, image)
 
     def _rescan(self, view: View, camera: Camera, message: CountMessage) -> str | None:

@@ -164,6 +164,8 @@ class Ledger:
                 self.file.insert(image)
             for entry in entries:
                 self.file.commands.put(entry)
+                if entry.image is not None and entry.image.spent is not None:
+                    self.file.quota.put(entry.image.spent, len(entry.image.data))
             gone = self.file.delete("message", delivered)
         self.newest.note(messages)
         self._next_message += len(messages)
@@ -293,6 +295,7 @@ class Ledger:
             self.save_uptime()
             with self.file.transaction():
                 self.file.commands.forget(time.time() - GRACE_S)
+                self.file.quota.forget()
         self.file.shrink()
         self._reserve.restore()
         first = self.file.oldest_up_s()

@@ -213,6 +213,11 @@ class Outbox:
         """Messages that wait to be delivered, or are under way."""
         return self._ledger.numbers.messages - len(self._delivered)
 
+    @property
+    def uptime_s(self) -> float:
+        """Agent running time since the outbox was first made."""
+        return self._ledger.uptime_s
+
     def is_late(self, message: StoredMessage, after_s: float) -> bool:
         """Tell whether a message is no news any more.
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from bundle.errors import DeliveryError
 from edge_agent.commands.table import SCHEMA as COMMAND_SCHEMA
 from edge_agent.commands.table import CommandTable, Remembered
+from edge_agent.quota import SCHEMA as QUOTA_SCHEMA
+from edge_agent.quota import QuotaTable, Stored
 from edge_agent.rows import Page, StoredImage, StoredMessage, checksum, page_of
 
 if TYPE_CHECKING:
@@ -92,10 +94,11 @@ class OutboxFile:
                 self._connection.execute(f"PRAGMA {pragma}")
             if self._pragma("user_version") == 0:
                 self._create()
-            self._connection.executescript(f"BEGIN IMMEDIATE; {COMMAND_SCHEMA} COMMIT;")
+            self._connection.executescript(f"BEGIN IMMEDIATE; {COMMAND_SCHEMA} {QUOTA_SCHEMA} COMMIT;")
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
         self.commands = CommandTable(self._connection)
+        self.quota = QuotaTable(self._connection)
 
     def _create(self) -> None:
         self._connection.executescript(
@@ -247,6 +250,17 @@ class OutboxFile:
     def _read(self, query: str, *arguments: float | str) -> list[tuple[object, ...]]:
         try:
             return self._connection.execute(query, arguments).fetchall()
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+
+    def quota_stored(self) -> Stored:
+        """Images that earlier runs let through.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        try:
+            return self.quota.stored()
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
 

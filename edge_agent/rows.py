@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import astuple, dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from edge_agent.quota import Spent
 
 MessageKind = Literal["count", "event", "result"]
 
@@ -17,11 +20,13 @@ class ImageEntry:
         key: Where to.
         data: The file.
         sidecar: JSON that goes beside it.
+        spent: What it takes from the quotas, stored in the same transaction; None for what has none.
     """
 
     key: str
     data: bytes = field(repr=False)
     sidecar: bytes = field(repr=False)
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True, slots=True)

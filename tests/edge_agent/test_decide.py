@@ -58,7 +58,7 @@ def test_bin_tally_holds_each_bin_to_its_bound_and_begins_anew_every_day() -> No
 
 
 def test_bin_tally_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.decide._MAX_BINS", 3)
+    monkeypatch.setattr("edge_agent.decide.MAX_BINS", 3)
     tally = BinTally()
     for name in "abcd":
         tally.admit(name, 1, 0.0)
