@@ -266,7 +266,7 @@ class Agent:
         self._parts.telemetry.latency("capture", (self._clock() - frame.message.captured_mono_s) * 1e3)
         failure: Exception | None = None
         try:
-            self._parts.commands.exchange.show(frame)
+            self._parts.commands.exchange.show(camera, frame)
             outcome = self._parts.path.step(camera, frame, together)
             self._failed_steps = 0
         except Exception as exc:  # noqa: BLE001 - the one place around a step; see the module docstring
@@ -278,6 +278,7 @@ class Agent:
         else:
             self._note(camera, camera.restart("the picture is frozen") if outcome.frozen else camera.came_back())
             self._parts.alarms.camera_sight(camera.name, self._parts.path.blind(camera))
+            self._parts.alarms.camera_place(camera.name, self._parts.path.moved(camera))
         self._follow(camera, frame.message.name, outcome)
 
     def _step_failed(self, frame: Frame, exc: Exception) -> None:

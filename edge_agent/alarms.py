@@ -68,6 +68,7 @@ class Alarms:
         self._wall_clock = wall_clock
         self._down: dict[str, str] = {}
         self._blind: dict[str, str] = {}
+        self._moved: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
         self._said: dict[str, Any] | None = None
         self._heat = report.heat
@@ -136,6 +137,20 @@ class Alarms:
             self.event("camera_blind", "error", camera, f"its pictures are {blind}")
         self._blind[camera] = blind
 
+    def camera_place(self, camera: str, moved: str) -> None:
+        """Note whether a camera stands where its profile was made.
+
+        Args:
+            camera: Its name.
+            moved: By how much it has moved, in words; empty when it stands there.
+        """
+        if moved and camera not in self._moved:
+            _LOG.warning("camera %s has moved %s", camera, moved)
+            self.event("camera_moved", "error", camera, f"it has moved {moved}: the bin lies elsewhere in its picture")
+            self._moved[camera] = moved
+        elif not moved and self._moved.pop(camera, ""):
+            self.event("camera_in_place", "info", camera, "")
+
     def drift(self, camera: str, found: DriftEvent) -> None:
         """Note that a camera's visits look different from those of the calibration, or the same again.
 
@@ -182,6 +197,7 @@ class Alarms:
         """Publish the status when something in it has changed."""
         reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
         reasons += [f"camera {name}: its pictures are {blind}" for name, blind in sorted(self._blind.items())]
+        reasons += [f"camera {name}: it has moved {moved}" for name, moved in sorted(self._moved.items())]
         if self._outbox.is_full:
             reasons.append("outbox: the disk is full")
         if self._uploader is not None and self._uploader.worker.problem is not None:

@@ -21,6 +21,7 @@ from bundle.store import Store
 from edge_agent.agent import Agent, Pace, Parts
 from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
+from edge_agent.camera_profile import load_profile
 from edge_agent.commands.assemble import CommandsKit
 from edge_agent.commands.bundles import engine_threads
 from edge_agent.frame_path import FramePath
@@ -133,13 +134,15 @@ def assemble(
         lock = _lock_state(config.state.path)
         undo.callback(os.close, lock)
         records = {} if config.records is None else read_records(config.records.file)
+        profiles = [load_profile(section) for section in config.cameras]
         counter = open_counter(config.bundle)
         counters = ExitStack()  # the frame path takes the counter over, and swaps it
         undo.callback(counters.close)
         counters.callback(counter.close)
         cameras = []
-        for section in config.cameras:
-            cameras.append(Camera(section, counter.bundle.manifest.preprocessing, command=capture_command))
+        preprocessing = counter.bundle.manifest.preprocessing
+        for section, profile in zip(config.cameras, profiles, strict=True):
+            cameras.append(Camera(section, preprocessing, command=capture_command, profile=profile))
             undo.callback(cameras[-1].close)
         endpoint = None
         if config.telemetry.prometheus_port is not None:
@@ -198,7 +201,12 @@ def _parts(
         recorder=kit.recorder,
         cameras={camera.name: (section, camera) for section, camera in zip(config.cameras, cameras, strict=True)},
     )
-    commands = kit.make(lambda: path.counter, agent_version(), prefix)
+
+    def moved() -> str:
+        found = ((camera.name, path.moved(camera)) for camera in cameras)
+        return "; ".join(f"camera {name} has moved {words}" for name, words in found if words)
+
+    commands = kit.make(lambda: path.counter, agent_version(), prefix, moved)
     publisher.receive = commands.desk.receive
     report.settings = commands.settings.shown
     alarms = Alarms(

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from bundle.camera import Rectifier
 from bundle.errors import CameraError
 from edge_agent.backoff import Backoff
 from edge_agent.capture import CaptureOrder
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from bundle.camera import CameraProfile
     from bundle.manifest import Preprocessing
     from edge_agent.config import CameraSection
 
@@ -116,6 +118,7 @@ class Camera:
         settings: Of this camera.
         preprocessing: Of the bundle, whose geometric half the capture process does.
         command: The capture process's command line, without its two arguments.
+        profile: Applied to every picture before the preprocessing; None leaves pictures as they are.
         clock: Monotonic seconds.
 
     Raises:
@@ -128,6 +131,7 @@ class Camera:
         preprocessing: Preprocessing,
         *,
         command: Sequence[str] = CAPTURE_COMMAND,
+        profile: CameraProfile | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = settings.name
@@ -138,6 +142,8 @@ class Camera:
         self.connected = False
         self.connection: socket.socket | None = None
         self.progress_s = clock()
+        self.profile = profile
+        self._rectifier = None if profile is None else Rectifier(profile)
         self._settings = settings
         self._shown = shown_source(settings.source)
         self._command = tuple(command)
@@ -156,6 +162,7 @@ class Camera:
             look_fps=settings.look_fps,
             marker=settings.marker,
             marker_dictionary=settings.marker_dictionary,
+            profile=None if profile is None else profile.model_copy(update={"view": None}).model_dump(mode="json"),
         )
         self._ring = FrameRing.create(self._order.shape)
         self._process: subprocess.Popen[bytes] | None = None
@@ -298,9 +305,20 @@ class Camera:
             frame: Not yet released.
 
         Returns:
-            The file, empty for video.
+            The file; empty for video, and with a profile, because the file is not what was counted.
         """
-        return self._ring.encoded(frame.message)
+        return b"" if self._rectifier is not None else self._ring.encoded(frame.message)
+
+    def rectified(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the network saw of a picture, before it was made small: this is what people get to see.
+
+        Args:
+            image_bgr: uint8, (H, W, 3), BGR, as the camera gave it.
+
+        Returns:
+            uint8, (h, w, 3), BGR; the input itself without a profile.
+        """
+        return image_bgr if self._rectifier is None else self._rectifier.apply(image_bgr)
 
     def release(self, frame: Frame) -> None:
         """Hand a frame's slot back to the capture process.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+from bundle.camera import CameraProfile, Rectifier, require_size
 from bundle.errors import BintallyError, CameraError, ConfigError, InputError
 from bundle.images import MAX_BYTES
 from bundle.manifest import Preprocessing
@@ -70,6 +71,7 @@ class CaptureOrder:
         preprocessing: Of the bundle, as its manifest writes it.
         marker: What is printed on the bins, None when nobody wants to know.
         marker_dictionary: Of ArUco markers.
+        profile: Of the camera, without its view, as its file writes it; None leaves pictures as they are.
     """
 
     source: int | str
@@ -85,11 +87,17 @@ class CaptureOrder:
     look_fps: float = 10.0
     marker: MarkerKind | None = None
     marker_dictionary: str = ""
+    profile: dict[str, Any] | None = None
 
     @property
     def reader(self) -> MarkerReader | None:
         """What reads labels, if they are wanted."""
         return None if self.marker is None else MarkerReader(self.marker, self.marker_dictionary)
+
+    @property
+    def rectifier(self) -> Rectifier | None:
+        """What undistorts and rectifies pictures, if there is a profile."""
+        return None if self.profile is None else Rectifier(CameraProfile.model_validate(self.profile))
 
     @property
     def shape(self) -> RingShape:
@@ -133,6 +141,7 @@ class Sender:
 
     Attributes:
         markers: Reads labels; None when nobody wants to know.
+        rectifier: Of the camera's profile; None leaves pictures as they are.
 
     Args:
         pipe: To the agent.
@@ -142,6 +151,7 @@ class Sender:
 
     def __init__(self, pipe: socket.socket, ring: FrameRing, spec: Preprocessing) -> None:
         self.markers: MarkerReader | None = None
+        self.rectifier: Rectifier | None = None
         self._pipe = pipe
         self._ring = ring
         self._spec = spec
@@ -181,8 +191,12 @@ class Sender:
             slot: From `wait_for_slot`.
             picture: What to send.
             dropped: Pictures dropped so far.
+
+        Raises:
+            InputError: It has another size than the camera's profile was made for.
         """
-        network_bgr = resize(picture.image_bgr, self._spec)
+        seen_bgr = picture.image_bgr if self.rectifier is None else self.rectifier.apply(picture.image_bgr)
+        network_bgr = resize(seen_bgr, self._spec)
         stats, self._before = measure(network_bgr, self._before, picture.image_bgr)
         self._ring.write(slot, picture.image_bgr, network_bgr, picture.encoded)
         height, width = picture.image_bgr.shape[:2]
@@ -273,6 +287,7 @@ def _serve_live(source: Source, sender: Sender) -> None:
             for item in source.read(0, sender.mark):
                 if isinstance(item, Picture):
                     size = _same_size(item, size)
+                    _require_fit(item, sender.rectifier)
                     newest.put(item)
             newest.fail(CameraError("the camera's stream ended", fix="It is opened again."))
         except BintallyError as exc:
@@ -297,6 +312,16 @@ def _same_size(picture: Picture, size: tuple[int, ...]) -> tuple[int, ...]:
     return picture.image_bgr.shape
 
 
+def _require_fit(picture: Picture, rectifier: Rectifier | None) -> None:
+    """Refuse pictures that the profile does not fit: opened again, a camera may have the right resolution."""
+    if rectifier is None:
+        return
+    try:
+        require_size(picture.image_bgr, rectifier.profile)
+    except InputError as exc:
+        raise CameraError(str(exc)) from exc
+
+
 def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_source) -> None:
     """Run a capture process; it ends when the agent closes the pipe.
 
@@ -310,7 +335,7 @@ def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_so
     threading.excepthook = _die
     sender = Sender(pipe, FrameRing(int(ring_descriptor), order.shape), order.spec)
     try:
-        sender.markers = order.reader
+        sender.markers, sender.rectifier = order.reader, order.rectifier
         serve(choose(order), sender, order.start)
     except _HOPELESS as exc:
         sender.send(FailureMessage(str(exc), fatal=True))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bundle.engines.choose import ENGINES
 from bundle.errors import ConfigError
+from edge_agent.camera_profile import load_profile
 from edge_agent.records import read_records
 from edge_agent.sources import check_video, photo_names, source_kind
 
@@ -32,11 +33,13 @@ def check_references(config: AgentConfig) -> dict[str, str]:
         raise ConfigError("bundle.engine is unknown", got=config.bundle.engine, expected=f"one of {', '.join(ENGINES)}")
     found = {"bundle": find_bundle(config.bundle).label}
     for camera in config.cameras:
+        profile = load_profile(camera)
         kind = source_kind(camera.source)
         if kind == "video":
             check_video(Path(str(camera.source)))
         size = f", {len(photo_names(Path(str(camera.source))))} photos" if kind == "folder" else ""
-        found[f"camera {camera.name}"] = f"{kind}{size}"
+        rectified = "" if profile is None else ", rectified by its profile"
+        found[f"camera {camera.name}"] = f"{kind}{size}{rectified}"
     if config.records is not None:
         found["records"] = f"{len(read_records(config.records.file))} bins"
     for key, file in secret_files(config).items():

@@ -127,7 +127,12 @@ class CameraSection(_Section):
     marker_dictionary: str = Field(default="4X4_50", pattern=r"^[A-Za-z0-9_]{1,40}$")
     """Of ArUco markers, as OpenCV names it without DICT_."""
     region: tuple[tuple[Share, Share], ...] | None = Field(default=None, min_length=3, max_length=32)
-    """Corners of the bin in the picture, x and y as shares of width and height, for `uploads.blur_outside`."""
+    """Corners of the bin in the picture, x and y as shares of width and height, for `uploads.blur_outside`. With a
+    profile, of the rectified picture."""
+    profile: Path | None = None
+    """What `bintally calibrate camera` wrote and somebody signed off: the lens, and where the bin is."""
+    moved_check_s: float = Field(default=10.0, ge=0, le=86_400)
+    """At least so long between two looks at whether the camera still stands where its profile was made."""
     open_timeout_s: float = Field(default=30.0, ge=0.5, le=600)
     stall_s: float = Field(default=8.0, ge=0.2, le=600)
     restart_max_s: float = Field(default=60.0, ge=0.05, le=3600)

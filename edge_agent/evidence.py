@@ -61,7 +61,7 @@ class Evidence:
         Returns:
             A whole image file.
         """
-        return camera.encoded(frame) or encode_jpeg(frame.image_bgr, self.settings.jpeg_quality)
+        return camera.encoded(frame) or encode_jpeg(camera.rectified(frame.image_bgr), self.settings.jpeg_quality)
 
     def keep_best(self, view: View, camera: Camera, frame: Frame) -> None:
         """Copy the frame when it is the sharpest so far: its memory goes back to the capture process.
@@ -74,7 +74,7 @@ class Evidence:
         sharpness = frame.message.stats.sharpness
         if self.prefix is None or (view.best is not None and view.best.sharpness >= sharpness):
             return
-        view.best = Best(sharpness, frame.image_bgr.copy(), camera.encoded(frame))
+        view.best = Best(sharpness, camera.rectified(frame.image_bgr).copy(), camera.encoded(frame))
 
     def choose(
         self, count: Count, view: View, best: Best | None, last: tuple[Camera, Frame] | None
@@ -95,7 +95,7 @@ class Evidence:
             return None
         if last is not None and (best is None or last[1].message.stats.sharpness > best.sharpness):
             camera, frame = last
-            best = Best(frame.message.stats.sharpness, frame.image_bgr, camera.encoded(frame))
+            best = Best(frame.message.stats.sharpness, camera.rectified(frame.image_bgr), camera.encoded(frame))
         return None if best is None else (why, self._shown(view, best))
 
     def _shown(self, view: View, best: Best) -> bytes:

@@ -16,6 +16,7 @@ import numpy as np
 from bundle.counter import count_from_posterior, fuse
 from bundle.errors import EngineError
 from edge_agent import visit
+from edge_agent.camera_profile import MovedWatch
 from edge_agent.count_message import Stamp, count_entry, count_message, with_image
 from edge_agent.drift_watch import DriftWatch
 from edge_agent.evidence import Evidence
@@ -105,6 +106,7 @@ class FramePath:
     ) -> None:
         self._counters = Counters(counter)
         self._drift = DriftWatch(counter.bundle)
+        self._moved = MovedWatch(cameras, clock)
         self._threshold = 0.0
         self._requests = requests
         self._recorder = recorder
@@ -145,6 +147,7 @@ class FramePath:
 
     def close(self) -> None:
         """Free every counter."""
+        self._moved.close()
         self._counters.close()
 
     def _close_unused(self) -> None:
@@ -225,8 +228,10 @@ class FramePath:
             self._drift.frame(camera.name, frame.network_bgr, logits[0])
         view.visit = visit.take(view.visit)
         view.posteriors.append(counter.posteriors_from(logits)[0])
-        view.first = view.first or frame.message
-        if self._recorder.active and len(view.recorded) < MAX_FRAMES:
+        if view.first is None:
+            self._moved.visit(camera.name, frame.image_bgr)
+            view.first = frame.message
+        if self._recorder.active and len(view.recorded) < MAX_FRAMES and not self.moved(camera):
             view.recorded.append(self._evidence.encoded(camera, frame))
 
     def blind(self, camera: Camera) -> str:
@@ -236,6 +241,14 @@ class FramePath:
             camera: Which.
         """
         return ", ".join(self._views[camera.name].blind)
+
+    def moved(self, camera: Camera) -> str:
+        """By how much a camera has moved since its profile was made, empty when it has not.
+
+        Args:
+            camera: Which.
+        """
+        return self._moved.moved(camera.name)
 
     def finish(self, camera: Camera) -> Outcome:
         """Close the visit that the end or the loss of a camera has cut short.

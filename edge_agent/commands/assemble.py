@@ -61,13 +61,16 @@ class CommandsKit:
         self.requests = VisitRequests(visit_answer(self._results))
         self.recorder = Recorder(config.state.path / "visits", config.state.max_bytes // 4)
 
-    def make(self, counter: Callable[[], Counter], version: str, prefix: str | None) -> Commands:
+    def make(
+        self, counter: Callable[[], Counter], version: str, prefix: str | None, moved: Callable[[], str]
+    ) -> Commands:
         """Put the service together.
 
         Args:
             counter: What counts now.
             version: Of bintally.
             prefix: Of object keys; None when images go nowhere.
+            moved: Which camera has moved against its profile, in words.
 
         Returns:
             The service, listening to the outbox.
@@ -97,7 +100,7 @@ class CommandsKit:
         long_ones: dict[str, Handler] = {
             "deploy": DeployHandler(config, switch),
             "rollback": RollbackHandler(switch),
-            "recalibrate": RecalibrateHandler(switch, self.recorder, config.bundle.engine),
+            "recalibrate": RecalibrateHandler(switch, self.recorder, config.bundle.engine, moved),
         }
         jobs = Runner("jobs", long_ones, lambda: desk, results)
         at_once: dict[str, Handler] = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.counter import Counter
-    from edge_agent.camera import Frame
+    from edge_agent.camera import Camera, Frame
     from edge_agent.tuning import Tuning
 
 
@@ -122,10 +122,11 @@ class Exchange:
         if tuning is not None:
             self.on_tuning(tuning)
 
-    def show(self, frame: Frame) -> None:
+    def show(self, camera: Camera, frame: Frame) -> None:
         """Give a frame to whoever asked for one.
 
         Args:
+            camera: Where it came from.
             frame: Not yet released; its pixels are copied.
         """
         if not self._pictures:
@@ -134,5 +135,8 @@ class Exchange:
             wanted = [wish for wish in self._pictures if wish.camera == frame.camera]
             self._pictures = [wish for wish in self._pictures if wish.camera != frame.camera]
         for wish in wanted:
-            wish.image_bgr, wish.captured_s = self.hide(frame.camera, frame.image_bgr), frame.message.captured_s
+            wish.image_bgr, wish.captured_s = (
+                self.hide(camera.name, camera.rectified(frame.image_bgr)),
+                frame.message.captured_s,
+            )
             wish.there.set()

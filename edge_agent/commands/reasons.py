@@ -46,6 +46,10 @@ class Reason(Enum):
     NO_USABLE_FRAME = "no_usable_frame", "No frame of the visit could be counted."
     NO_FRAME = "no_frame", "The camera gave no frame in time."
     NOT_BETTER = "not_better", "The recalibration was refused or taken back; the old bundle counts on."
+    CAMERA_MOVED = (
+        "camera_moved",
+        "A camera does not stand where its profile was made: numbers fitted to what it sees now would be wrong.",
+    )
     JOB_FAILED = "job_failed", "The recalibration job ended without a result."
     DISK = "disk", "The robot's disk refused."
     INTERRUPTED = "interrupted", "The agent was stopped or killed in the middle; what was done is said in words."

@@ -23,7 +23,7 @@ from edge_agent.commands.order import Done, Handler
 from edge_agent.commands.reasons import CommandError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pydantic import JsonValue
 
@@ -55,6 +55,7 @@ class RecalibrateHandler(Handler):
         switch: Store and loop.
         recorder: Writes visits for the job.
         engine: What runs bundles.
+        moved: Which camera has moved against its profile, in words; empty when none has.
         command: How the job is started; tests name another program.
     """
 
@@ -63,11 +64,13 @@ class RecalibrateHandler(Handler):
         switch: Switch,
         recorder: Recorder,
         engine: str,
+        moved: Callable[[], str] = str,
         command: tuple[str, ...] = (sys.executable, "-c", _WITH_AGENT, "-m", "bintally", "recalibrate"),
     ) -> None:
         self._switch = switch
         self._recorder = recorder
         self._engine = engine
+        self._moved = moved
         self._command = command
 
     def run(self, order: Order, progress: Progress) -> Done | None:
@@ -75,6 +78,8 @@ class RecalibrateHandler(Handler):
         command = cast("Recalibrate", order.command)
         self._switch.store()
         _require_installed(ranges=command.ranges)
+        if moved := self._moved():
+            raise CommandError(Reason.CAMERA_MOVED, moved)
         self._recorder.begin()
         final = self._follow(order, progress)
         if progress.stopping and final is None:

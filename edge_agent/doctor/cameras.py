@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bundle.errors import BintallyError
+from edge_agent.camera_profile import load_profile
 from edge_agent.config import shown_source
 from edge_agent.doctor.finding import Finding, failure
 from edge_agent.sources import check_video, photo_names, source_kind
@@ -39,6 +40,7 @@ def examine_cameras(config: AgentConfig, root: Path = Path("/")) -> Iterator[Fin
     for camera in config.cameras:
         subject = f"camera {camera.name}"
         try:
+            load_profile(camera)
             yield _examine(subject, camera, root)
         except BintallyError as exc:
             yield failure(subject, exc)

@@ -3,7 +3,8 @@
 The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
 number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
 repeats the last picture; "black" sends black ones; "torn" sends pictures whose lower half is missing; "resize" sends
-larger ones; "close" fails like an unplugged camera.
+larger ones; "close" fails like an unplugged camera; "left N" shows the count on the left half and black on the right;
+"photo PATH" shows a picture.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from bundle.errors import CameraError
@@ -68,6 +70,12 @@ class SimulatedCamera:
             image = self._with_noise(_grey(1))
             image[24:] = 128
             return image
+        if order.startswith("left "):
+            image = self._with_noise(_grey(float(order.removeprefix("left "))))
+            image[:, 32:] = 0
+            return image
+        if order.startswith("photo "):
+            return self._with_noise(np.asarray(cv2.imread(order.removeprefix("photo ")), np.uint8))
         if order not in ("freeze", ""):  # a file that is just being written is empty
             self._last = self._with_noise(_grey(float(order)))
         return self._last

@@ -108,7 +108,7 @@ def handler(folder: Path, how: str) -> tuple[RecalibrateHandler, Follower, Recor
     switch: Any = follower
     made: Switch = switch
     return (
-        RecalibrateHandler(made, recorder, "onnxruntime", (sys.executable, str(folder / "job.py"))),
+        RecalibrateHandler(made, recorder, "onnxruntime", command=(sys.executable, str(folder / "job.py"))),
         follower,
         recorder,
     )
@@ -131,6 +131,16 @@ def test_recalibrate_that_is_taken_back_counts_with_the_old_bundle_again(tmp_pat
         made.run(order(), Listener())
     assert (caught.value.reason.code, caught.value.state) == ("not_better", "failed")
     assert follower.followed[-1] == "1.0.0"
+
+
+def test_recalibrate_with_a_camera_that_has_moved_is_refused_before_anything_is_begun(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "visits", 1 << 20)
+    switch: Any = Follower(tmp_path / "store")
+    moved = RecalibrateHandler(switch, recorder, "onnxruntime", lambda: "camera front has moved by +9,+0 pixels")
+    with pytest.raises(CommandError, match="camera front has moved") as caught:
+        moved.run(order(), Listener())
+    assert (caught.value.reason.code, caught.value.state) == ("camera_moved", "refused")
+    assert not recorder.active
 
 
 def test_recorder_that_begins_again_keeps_no_visit_of_a_job_that_is_over(tmp_path: Path) -> None:
