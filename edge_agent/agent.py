@@ -16,7 +16,6 @@ import logging
 import select
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, EngineError, InputError
@@ -28,21 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bundle.counter import Counter
-    from edge_agent.alarms import Alarms
-    from edge_agent.commands.service import Commands
-    from edge_agent.frame_path import FramePath, Outcome
+    from edge_agent.frame_path import Outcome
     from edge_agent.messages import Totals
-    from edge_agent.outbox import Outbox
-    from edge_agent.prometheus import Endpoint
-    from edge_agent.publisher import Publisher
-    from edge_agent.report import Report
+    from edge_agent.parts import Parts
     from edge_agent.rows import Entry
-    from edge_agent.telemetry import Telemetry
     from edge_agent.tuning import Tuning
-    from edge_agent.uploads import Uploader
 
 _LOG = logging.getLogger(__name__)
 
+_YOUNG_OBJECTS = 10_000
+"""A count makes hundreds of objects and no circles: the collector looks for some after dozens of counts."""
 _TURN_S = 0.2
 _TICK_S = 0.05
 _MAX_FAILED_STEPS = 20
@@ -50,54 +44,6 @@ _PUT_TIMEOUT_S = 0.5
 _GOODBYE_S = 5.0
 _CLOSE_S = 10.0
 _BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "commands": 120.0, "uploads": 600.0}
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How often and how long.
-
-    Attributes:
-        telemetry_interval_s: Between telemetry messages.
-        drain_timeout_s: For delivery after the sources' end.
-        stop_timeout_s: For delivery after a request to stop.
-    """
-
-    telemetry_interval_s: float
-    drain_timeout_s: float
-    stop_timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What an agent is made of; `edge_agent.assemble` puts it together.
-
-    Attributes:
-        cameras: At least one.
-        path: Frames to counts.
-        outbox: Not yet started.
-        publisher: Not yet started.
-        uploader: Not yet started; None when images go nowhere.
-        telemetry: Counters and latencies.
-        report: Builds status and telemetry messages.
-        alarms: Says what is wrong.
-        commands: Not yet started.
-        pace: How often and how long.
-        release: Called at the very end.
-        endpoint: The page for Prometheus, if wanted.
-    """
-
-    cameras: Sequence[Camera]
-    path: FramePath
-    outbox: Outbox
-    publisher: Publisher
-    uploader: Uploader | None
-    telemetry: Telemetry
-    report: Report
-    alarms: Alarms
-    commands: Commands
-    pace: Pace
-    release: Callable[[], None]
-    endpoint: Endpoint | None = None
 
 
 class Agent:
@@ -182,6 +128,7 @@ class Agent:
         # What was built so far stays: the garbage collector need not go through it again while counts wait.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS)
         parts.outbox.start()
         parts.alarms.update_status()
         parts.commands.start()

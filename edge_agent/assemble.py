@@ -18,7 +18,7 @@ from bundle.engines.choose import open_engine
 from bundle.errors import ConfigError, DeliveryError
 from bundle.manifest import MANIFEST_NAME
 from bundle.store import Store
-from edge_agent.agent import Agent, Pace, Parts
+from edge_agent.agent import Agent
 from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.camera_profile import load_profile
@@ -33,6 +33,7 @@ from edge_agent.messages import StatusMessage, Topics, utc
 from edge_agent.mqtt import PahoLink
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
+from edge_agent.parts import Pace, Parts
 from edge_agent.prometheus import Endpoint
 from edge_agent.publisher import Publisher
 from edge_agent.quota import Quota

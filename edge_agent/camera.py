@@ -33,10 +33,10 @@ from edge_agent.frames import (
     EndMessage,
     FailureMessage,
     FrameMessage,
-    FrameRing,
     RefusedMessage,
     decode_message,
 )
+from edge_agent.ring import FrameRing
 from edge_agent.sources import SourceKind, source_kind
 
 if TYPE_CHECKING:

@@ -31,14 +31,13 @@ from edge_agent.frames import (
     EndMessage,
     FailureMessage,
     FrameMessage,
-    FrameRing,
     RefusedMessage,
-    RingShape,
     encode_message,
 )
 from edge_agent.gate import measure
 from edge_agent.live import CameraSource
 from edge_agent.markers import MarkerKind, MarkerReader
+from edge_agent.ring import FrameRing, RingShape
 from edge_agent.snapshot import SCHEME, SnapshotSource
 from edge_agent.sources import FolderSource, Picture, Source, Unusable, VideoSource, source_kind
 

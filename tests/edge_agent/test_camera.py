@@ -16,7 +16,8 @@ from bundle.preprocess import resize
 from edge_agent.camera import Camera, Frame, Notice, is_readable
 from edge_agent.config import CameraSection
 from edge_agent.devices import stable_names
-from edge_agent.frames import FrameMessage, FrameRing, RingShape, decode_message
+from edge_agent.frames import FrameMessage, decode_message
+from edge_agent.ring import FrameRing, RingShape
 from tests.edge_agent.running import write_photos
 from tests.edge_agent.test_sources import write_video
 from tests.edge_agent.waiting import wait_until

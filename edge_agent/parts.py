@@ -1,0 +1,68 @@
+"""What an agent is made of, and how often and how long it does what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.alarms import Alarms
+    from edge_agent.camera import Camera
+    from edge_agent.commands.service import Commands
+    from edge_agent.frame_path import FramePath
+    from edge_agent.outbox import Outbox
+    from edge_agent.prometheus import Endpoint
+    from edge_agent.publisher import Publisher
+    from edge_agent.report import Report
+    from edge_agent.telemetry import Telemetry
+    from edge_agent.uploads import Uploader
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often and how long.
+
+    Attributes:
+        telemetry_interval_s: Between telemetry messages.
+        drain_timeout_s: For delivery after the sources' end.
+        stop_timeout_s: For delivery after a request to stop.
+    """
+
+    telemetry_interval_s: float
+    drain_timeout_s: float
+    stop_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an agent is made of; `edge_agent.assemble` puts it together.
+
+    Attributes:
+        cameras: At least one.
+        path: Frames to counts.
+        outbox: Not yet started.
+        publisher: Not yet started.
+        uploader: Not yet started; None when images go nowhere.
+        telemetry: Counters and latencies.
+        report: Builds status and telemetry messages.
+        alarms: Says what is wrong.
+        commands: Not yet started.
+        pace: How often and how long.
+        release: Called at the very end.
+        endpoint: The page for Prometheus, if wanted.
+    """
+
+    cameras: Sequence[Camera]
+    path: FramePath
+    outbox: Outbox
+    publisher: Publisher
+    uploader: Uploader | None
+    telemetry: Telemetry
+    report: Report
+    alarms: Alarms
+    commands: Commands
+    pace: Pace
+    release: Callable[[], None]
+    endpoint: Endpoint | None = None
