@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from bundle.camera import Rectifier
 from bundle.errors import CameraError
 from edge_agent.backoff import Backoff
-from edge_agent.capture import CaptureOrder
+from edge_agent.capture_order import CaptureOrder
 from edge_agent.config import shown_source
 from edge_agent.devices import find_device, is_local, stable_names
 from edge_agent.frames import (
