@@ -150,6 +150,8 @@ class Agent:
         for camera in self._ready_cameras():
             item = camera.receive()
             if isinstance(item, Frame):
+                if camera.jumped:  # the machine slept: what the camera sees now is not what the open visit saw
+                    self._follow(camera, item.message.name, self._parts.path.finish(camera))
                 frames.append((camera, item))
             else:
                 self._note(camera, item)

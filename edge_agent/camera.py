@@ -121,6 +121,9 @@ class Camera:
         profile: Applied to every picture before the preprocessing; None leaves pictures as they are.
         clock: Monotonic seconds.
 
+    Attributes:
+        jumped: Between the last frame and the one before lies more time than a working camera ever lets pass.
+
     Raises:
         InputError: The source does not exist.
     """
@@ -179,6 +182,8 @@ class Camera:
         between_s = max(settings.pause_s, 1.0 / settings.look_fps, 1.0 / (settings.fps or settings.look_fps))
         self._allowed_s = settings.stall_s + between_s
         self._names: tuple[str, ...] = ()
+        self.jumped = False
+        self._captured_s = 0.0
 
     def tick(self) -> list[Notice]:
         """Start what should run, kill what hangs. Call it often.
@@ -190,9 +195,7 @@ class Camera:
         if self.ended:
             return []
         if self._process is None:
-            if now_s >= self._retry_at_s:
-                self._start()
-            return []
+            return self._try_to_start() if now_s >= self._retry_at_s else []
         if self.connection is not None and is_readable(self.connection):
             return []
         silent_s = now_s - self.progress_s
@@ -218,8 +221,24 @@ class Camera:
         self._ring = FrameRing.create(self._order.shape)
         self._retry_at_s = self._clock()
 
+    def _try_to_start(self) -> list[Notice]:
+        """Start the process; a machine that is out of memory, descriptors or processes is asked again later."""
+        try:
+            self._start()
+        except OSError as exc:
+            self.stop()
+            self.connected = False
+            self._retry_at_s = self._clock() + self._backoff.next_s()
+            return [Notice("lost", self.name, self._shown, f"its process cannot be started: {exc.strerror}")]
+        return []
+
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection = ours
+        with theirs:
+            self._start_process(ours, theirs)
+
+    def _start_process(self, ours: socket.socket, theirs: socket.socket) -> None:
         order = replace(self._order, start=self._next_index, source=self._source_now())
         self._ring.cursor = self._next_index - 1
         path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
@@ -232,8 +251,6 @@ class Camera:
             # Ctrl-C is for the agent, which then ends its cameras itself.
             start_new_session=True,
         )
-        theirs.close()
-        self.connection = ours
         self._heard = False
         self._held = 0
         self._dropped_before = self.dropped
@@ -282,6 +299,8 @@ class Camera:
         if isinstance(message, RefusedMessage):
             return [Notice("refused", self.name, message.name, message.problem)]
         self._held += 1
+        self.jumped = self.live and message.captured_mono_s - self._captured_s > self._allowed_s
+        self._captured_s = message.captured_mono_s
         if self.progress_s - self._started_s > _STABLE_S:
             self._backoff.reset()
         self.dropped = self._dropped_before + message.dropped

@@ -5,12 +5,14 @@ Invariants:
   count; every drop is counted in the same transaction, so the number survives restarts.
 - Age is agent running time: a jump of the wall clock drops nothing.
 - A reserve on the disk is given up for the time of dropping, because SQLite cannot even delete on a disk that is full.
-- An image's file is durable before its row, and goes after it.
+- An image's file is durable before its row, and goes after it. One that the disk refuses is dropped; its count goes on.
 - A message that a killed run has delivered and not removed is removed at the start: see `Receipts`.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from edge_agent.config import StateSection
     from edge_agent.spool import Spool
 
+_LOG = logging.getLogger(__name__)
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EVICT_IMAGES = 16
 _EVICT_MESSAGES = 64
 _AGED_ROWS = 256
@@ -144,17 +149,13 @@ class Ledger:
             DeliveryError: The disk or the file is broken.
         """
         entries = [part for entry in entries for part in (entry, *entry.companions)]
-        data = {entry.event_id: entry.image.data for entry in entries if entry.image is not None}
-        self._make_room_for(sum(map(len, data.values())))
-        try:
-            self._spool.write(data)
-        except OSError as exc:
-            raise StoreFullError(str(exc)) from exc
+        stored = self._store_images(entries)
+        lost = sum(entry.image is not None for entry in entries) - len(stored)
         up_s = self.uptime_s
         messages = [_message(entry, up_s, number) for number, entry in enumerate(entries, self._next_message)]
         images = [
             StoredImage(number, entry.event_id, entry.image.key, len(entry.image.data), entry.image.sidecar, up_s)
-            for number, entry in enumerate((e for e in entries if e.image is not None), self._next_image)
+            for number, entry in enumerate((e for e in entries if e.event_id in stored), self._next_image)
             if entry.image is not None
         ]
         with self.file.transaction():
@@ -167,6 +168,10 @@ class Ledger:
                 if entry.image is not None and entry.image.spent is not None:
                     self.file.quota.put(entry.image.spent, len(entry.image.data))
             gone = self.file.delete("message", delivered)
+            if lost:
+                self.file.add_to_tally("images_not_stored", lost)
+        if lost:
+            self.numbers.drops["images_not_stored"] += lost
         self.newest.note(messages)
         self._next_message += len(messages)
         self._next_image += len(images)
@@ -175,6 +180,26 @@ class Ledger:
         self.numbers.image_bytes += sum(image.size for image in images)
         self.numbers.commits = self.file.commits
         return messages, images
+
+    def _store_images(self, entries: Sequence[Entry]) -> set[str]:
+        """Write the images of a batch, all or none: a count is worth more, and does not wait for its image.
+
+        Returns:
+            Event ids whose image is durable; without those that the disk refused.
+
+        Raises:
+            StoreFullError: There is no room, but older images that can go.
+        """
+        data = {entry.event_id: entry.image.data for entry in entries if entry.image is not None}
+        self._make_room_for(sum(map(len, data.values())))
+        try:
+            self._spool.write(data)
+        except OSError as exc:
+            if exc.errno in _NO_ROOM and self.numbers.images:
+                raise StoreFullError(str(exc)) from exc
+            _LOG.warning("%d images cannot be stored and are dropped: %s", len(data), exc)
+            return set()
+        return set(data)
 
     def remove_messages(self, ids: Sequence[int]) -> None:
         """Remove messages that were delivered.

@@ -80,7 +80,7 @@ def read_heat(root: Path = Path("/")) -> Heat:
 def _throttled(thermal: Path) -> bool | None:
     """Whether any cooling device that slows something down is at work: on a Jetson cpu-throttle-alert and its like."""
     known, active = False, False
-    for device in sorted(thermal.glob("cooling_device*"))[:_MAX_SENSORS]:
+    for device in _found(thermal, "cooling_device*"):
         kind, state = _text(device / "type"), _number(device / "cur_state")
         if kind is None or state is None or any(word in kind.lower() for word in _NOT_COOLING):
             continue
@@ -89,8 +89,16 @@ def _throttled(thermal: Path) -> bool | None:
 
 
 def _numbers(folder: Path, pattern: str) -> list[int]:
-    found = (_number(file) for file in sorted(folder.glob(pattern))[:_MAX_SENSORS])
+    found = (_number(file) for file in _found(folder, pattern))
     return [value for value in found if value is not None]
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Files that match; none when the folder cannot be read, as in a process that is out of descriptors."""
+    try:
+        return sorted(folder.glob(pattern))[:_MAX_SENSORS]
+    except OSError:
+        return []
 
 
 def _number(file: Path) -> int | None:

@@ -3,13 +3,14 @@
 Everything else is the command `bintally agent run --json`. The control file is read before every run of the network:
 "nan", "inf" and "constant" spoil the logits, "shape" gives too many, "raise" and "memory" raise what a runtime raises,
 "half" spoils every second run, "hang" never returns; anything else leaves the engine as it is. Patience with what
-hangs is short.
+hangs is short. A source that names the simulated camera (`tests.simulators.camera`) is one.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ import numpy as np
 
 import bintally
 from bundle.engines.ort import OrtEngine
-from edge_agent import agent, guard
+from edge_agent import agent, assemble, guard
+from tests.simulators.camera import COMMAND, PREFIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,6 +56,8 @@ def main(control: Path, config: str) -> None:
 
     guard.PATIENCE_S, agent._BUDGETS_S["loop"] = 3.0, 1.0
     OrtEngine._run = run  # type: ignore[method-assign]  # the point of this file
+    if PREFIX in Path(config).read_text(encoding="utf-8"):
+        assemble.assemble = partial(assemble.assemble, capture_command=COMMAND)
     sys.argv = ["bintally", "agent", "run", "--config", config, "--json"]
     bintally.main()
 

@@ -28,8 +28,8 @@ needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto bin
 class RealWorld(World):
     """The publisher over paho, towards any port."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.settings = MqttSection(port=port, reconnect_max_s=0.2, ack_timeout_s=1, keepalive_s=5)
+    def __init__(self, folder: Path, port: int, reconnect_max_s: float = 0.2) -> None:
+        self.settings = MqttSection(port=port, reconnect_max_s=reconnect_max_s, ack_timeout_s=1, keepalive_s=5)
         super().__init__(folder, self.settings)
 
     def _connect(self, version: int) -> PahoLink:  # type: ignore[override]  # the real one

@@ -49,3 +49,37 @@ def test_starts_on_a_full_disk_take_no_sound_outbox_for_a_damaged_one(tmp_path: 
 
 def test_start_on_a_full_disk_gives_the_reserve_up_and_works(tmp_path: Path) -> None:
     assert on_small_disk(tmp_path, f"RESERVE = True\n{_STARTS_ON_A_FULL_DISK}") == "6 0\n"
+
+
+_NO_INODES = """
+import sys
+from pathlib import Path
+from tests.faults.writer import entry, open_ledger
+root = Path(sys.argv[1])
+state = root / "state"
+ledger, _ = open_ledger(state)
+ledger.commit([entry(0)], [])
+others = 0
+try:
+    while True:
+        (root / f"other{others}").touch()
+        others += 1
+except OSError:
+    pass
+for number in range(2, 12):
+    ledger.commit([entry(number)], [])
+assert ledger.numbers.messages == 11, ledger.numbers
+assert ledger.numbers.drops == {"images_not_stored": 5}, ledger.numbers.drops
+for number in range(others):
+    (root / f"other{number}").unlink()
+_, images = ledger.commit([entry(13)], [])
+assert len(images) == 1
+ledger.file.close()
+ledger, rescue = open_ledger(state)
+assert rescue is None and ledger.numbers.messages == 12 and ledger.numbers.images == 1, ledger.numbers
+print("counted")
+"""
+
+
+def test_disk_without_inodes_costs_images_which_are_counted_and_no_count(tmp_path: Path) -> None:
+    assert on_small_disk(tmp_path, _NO_INODES, "size=32m,nr_inodes=60") == "counted\n"
