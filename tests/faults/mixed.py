@@ -102,7 +102,7 @@ class Mixed:
             "sigterm": self.agent.process.terminate,
             "stop": lambda: self._stop(self.agent.process.pid),
             "capture killed": self._kill_capture,
-            "capture stopped": lambda: [self._stop(child) for child in self._children()] and None,
+            "capture stopped": lambda: self._stop(*self._children()),
             "broker killed": self._kill_broker,
             "store away": self._restart_store,
             "engine": lambda: self._engine(self.rng.choice(["half", "raise", "memory", "nan", "constant"]), 2.0),
@@ -140,10 +140,12 @@ class Mixed:
         if code not in _EXPECTED_CODES:
             self.violations.append(f"ended with {code}: {''.join(self.agent.stderr[-5:])}")
 
-    def _stop(self, pid: int) -> None:
-        os.kill(pid, signal.SIGSTOP)
+    def _stop(self, *pids: int) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         time.sleep(self.rng.uniform(1.0, 9.0))
-        os.kill(pid, signal.SIGCONT)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
     def _children(self) -> list[int]:
         pid = self.agent.process.pid

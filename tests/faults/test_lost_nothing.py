@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.broker_kills import Packets, broker_kills
 from tests.faults.kills import Stored, Witness, holes, judge, series
+from tests.faults.mixed import mixed
 from tests.faults.outage import outage
 from tests.faults.power import can_mount, cut_power
 from tests.faults.syscalls import (
@@ -131,3 +132,9 @@ def test_kill_at_every_system_call_breaks_no_promise(tmp_path: Path) -> None:
         pytest.skip("no strace, or it may not trace here")
     for prepare, inspect in ((ledger_arguments, ledger_broken), (store_arguments, store_broken)):
         assert {name: broken for name, broken in kill_points(prepare, inspect) if broken} == {}
+
+
+@needs_mosquitto
+@pytest.mark.soak
+def test_faults_mixed_at_random_break_no_promise(tmp_path: Path) -> None:
+    assert mixed(tmp_path, seconds=180, seed=7)["violations"] == []
