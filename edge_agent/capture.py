@@ -14,6 +14,8 @@ import select
 import socket
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from bundle.manifest import Preprocessing
     from edge_agent.markers import MarkerReader
 
+_GOES_FIRST = "500"
 _HOPELESS = (InputError, ConfigError)
 """What trying again cannot help."""
 
@@ -245,6 +248,8 @@ def run(arguments: list[str], choose: Callable[[CaptureOrder], Source] = open_so
     pipe = socket.socket(fileno=int(pipe_descriptor))
     order = CaptureOrder(**json.loads(pipe.recv(MAX_MESSAGE_BYTES)))
     threading.excepthook = _die
+    with suppress(OSError):  # where memory runs out, the process that can be started anew goes first
+        Path("/proc/self/oom_score_adj").write_text(_GOES_FIRST, encoding="ascii")
     sender = Sender(pipe, FrameRing(int(ring_descriptor), order.shape), order.spec)
     try:
         sender.markers, sender.rectifier = order.reader, order.rectifier

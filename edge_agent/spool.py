@@ -6,7 +6,10 @@ kill in between leaves a file without a row, which `sweep` removes; a row withou
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bundle.durable import fsync_dir
@@ -57,7 +60,8 @@ class Spool:
     def _write_one(self, event_id: str, data: bytes) -> None:
         target = self.path(event_id)
         part = target.with_suffix(_PART)
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        part.unlink(missing_ok=True)  # whatever lies there: a link would lead elsewhere, a pipe would wait for ever
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb", buffering=0) as file:
             view = memoryview(data)
             while view:
@@ -72,23 +76,33 @@ class Spool:
             event_id: Whose.
 
         Returns:
-            Its bytes, None when it is gone.
+            Its bytes, None when it is gone; nothing of what is no file, and no link is followed.
 
         Raises:
             DeliveryError: It cannot be read.
         """
         try:
-            return self.path(event_id).read_bytes()
+            handle = os.open(self.path(event_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(handle).st_mode):
+                    return b""
+                with os.fdopen(handle, "rb", closefd=False) as file:
+                    return file.read()
+            finally:
+                os.close(handle)
         except FileNotFoundError:
             return None
         except OSError as exc:
+            if exc.errno == errno.ELOOP:
+                return b""
             raise DeliveryError(f"{self.path(event_id)} cannot be read", got=exc.strerror) from exc
 
     def remove(self, event_ids: Iterable[str]) -> None:
-        """Remove images that are there; never fails for one that is not."""
+        """Remove images that are there; never fails for one that is not, or is no file."""
         for event_id in event_ids:
-            self.path(event_id).unlink(missing_ok=True)
-            self.path(event_id).with_suffix(_PART).unlink(missing_ok=True)
+            for path in (self.path(event_id), self.path(event_id).with_suffix(_PART)):
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    path.unlink()
 
     def sweep(self, expected: Mapping[str, int]) -> set[str]:
         """Bring the folder in line with the rows, at start.

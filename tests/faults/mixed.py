@@ -93,7 +93,7 @@ class Mixed:
         """Start an agent, with a sound engine."""
         self.control.write_text("healthy", encoding="utf-8")
         command = [sys.executable, "-m", "tests.faults.sick_agent", str(self.control)]
-        self.lives.append(AgentProcess.start(self._folder, self._text, command))
+        self.lives.append(AgentProcess.start(self._folder, self._text, command, SICK_PATIENCE_S="12"))
 
     def faults(self) -> dict[str, Callable[[], None]]:
         """By name; each ends with its cause gone."""
@@ -106,7 +106,7 @@ class Mixed:
             "broker killed": self._kill_broker,
             "store away": self._restart_store,
             "engine": lambda: self._engine(self.rng.choice(["half", "raise", "memory", "nan", "constant"]), 2.0),
-            "hang": lambda: self._engine("hang", 6.0),
+            "hang": lambda: self._engine("hang", 20.0),
             "no descriptors": self._starve,
             **{f"broker {mode}": lambda mode=mode: self._network(0, mode) for mode in _MODES},  # type: ignore[misc]  # binds
             **{f"store {mode}": lambda mode=mode: self._network(1, mode) for mode in _MODES},  # type: ignore[misc]  # binds

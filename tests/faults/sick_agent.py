@@ -2,12 +2,13 @@
 
 Everything else is the command `bintally agent run --json`. The control file is read before every run of the network:
 "nan", "inf" and "constant" spoil the logits, "shape" gives too many, "raise" and "memory" raise what a runtime raises,
-"half" spoils every second run, "hang" never returns; anything else leaves the engine as it is. Patience with what
-hangs is short. A source that names the simulated camera (`tests.simulators.camera`) is one.
+"half" spoils every second run, "hang" never returns; anything else leaves the engine as it is. SICK_PATIENCE_S
+shortens the patience with what hangs. A source that names the simulated camera (`tests.simulators.camera`) is one.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from functools import partial
@@ -54,7 +55,8 @@ def main(control: Path, config: str) -> None:
             order = ("nan", "")[_runs % 2]
         return spoil(_healthy(self, tensor_nchw), order)
 
-    guard.PATIENCE_S, agent._BUDGETS_S["loop"] = 3.0, 1.0
+    patience_s = float(os.environ.get("SICK_PATIENCE_S", guard.PATIENCE_S))
+    guard.PATIENCE_S, agent._BUDGETS_S["loop"] = patience_s, patience_s / 3
     OrtEngine._run = run  # type: ignore[method-assign]  # the point of this file
     if PREFIX in Path(config).read_text(encoding="utf-8"):
         assemble.assemble = partial(assemble.assemble, capture_command=COMMAND)

@@ -31,7 +31,7 @@ class Ward:
     def start(self, order: str = "", **environment: str) -> AgentProcess:
         self.control.write_text(order, encoding="utf-8")
         command = [sys.executable, "-m", "tests.faults.sick_agent", str(self.control)]
-        return AgentProcess.start(self._folder, self._text, command, **environment)
+        return AgentProcess.start(self._folder, self._text, command, **{"SICK_PATIENCE_S": "3", **environment})
 
     def fall_ill(self, agent: AgentProcess, order: str) -> None:
         wait_until(lambda: len(agent.counts) >= 12, what="healthy counts")
