@@ -16,7 +16,7 @@ from edge_agent.spool import Spool
 from tests.faults.writer import entry, open_ledger, picture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _ROWS = 120
@@ -67,7 +67,7 @@ def serve_all(folder: Path) -> int:
 
 
 def damage_again_and_again(
-    folder: Path, times: int, ways: list[tuple[str, Callable[[Path, random.Random], None]]]
+    folder: Path, times: int, ways: Sequence[tuple[str, Callable[[Path, random.Random], None]]]
 ) -> int:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")  # noqa: T201 - a failure must be repeatable
