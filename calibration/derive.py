@@ -30,8 +30,7 @@ class Changes:
 
     Attributes:
         calibration: The new one.
-        drift: New reference of the drift signals; None keeps the source's where it still fits: not after the answers or
-            what is made of them have changed.
+        drift: New reference of the drift signals; None keeps the source's, unless confidence is now counted otherwise.
         models: New entries by role; the others stay.
         parity: New results by role; the others stay.
         files: New content by file name, for example a re-quantised model and golden frames.
@@ -67,7 +66,7 @@ def derive(source: Bundle, out: Path, changes: Changes, *, now: datetime) -> Bun
     files |= changes.files
     if changes.drift is not None:
         files[DRIFT_NAME] = (changes.drift.model_dump_json() + "\n").encode()
-    elif _answers_change(source.manifest.calibration, changes):
+    elif _counted_otherwise(source.manifest.calibration, changes.calibration):
         files.pop(DRIFT_NAME, None)
     if changes.note and CARD_NAME in files:
         files[CARD_NAME] = _card(files[CARD_NAME], changes.note, now)
@@ -77,11 +76,9 @@ def derive(source: Bundle, out: Path, changes: Changes, *, now: datetime) -> Bun
     return pack(out, manifest.model_copy(update={"files": listed, "drift": drift}), files)
 
 
-def _answers_change(old: Calibration, changes: Changes) -> bool:
-    """Whether the same visits now have another entropy or another share of unsure ones."""
-    new = changes.calibration
-    numbers = [(one.temperature, one.ordinal, one.threshold) for one in (old, new)]
-    return bool(changes.models) or numbers[0] != numbers[1]
+def _counted_otherwise(old: Calibration, new: Calibration) -> bool:
+    """Whether the same answers now have another entropy or another share of unsure visits."""
+    return (old.temperature, old.ordinal, old.threshold) != (new.temperature, new.ordinal, new.threshold)
 
 
 def _manifest(source: Bundle, changes: Changes, now: datetime) -> Manifest:

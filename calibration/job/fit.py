@@ -119,7 +119,7 @@ def make_candidate(
     if drift:
         did.append("drift reference: brightness, contrast, blur, colour, view, unsure share")
     else:
-        did_not.append(f"drift reference: needs >= {MIN_REFERENCE_VISITS} visits; one of other numbers is left away")
+        did_not.append(f"drift reference: needs >= {MIN_REFERENCE_VISITS} visits; one for other numbers is left away")
     note = "Recalibrated on a robot: " + "; ".join([*did, *(f"not {words}" for words in did_not)]) + "."
     changes = Changes(calibration, drift, new.models, new.parity, new.files, note)
     candidate = derive(material.bundle, out, changes, now=now)

@@ -94,14 +94,18 @@ def test_profile_is_applied_before_the_network_and_to_what_leaves_the_robot(tmp_
     with _site(tmp_path, tiny_bundle, _HALF, "left 4", rest=uploads) as site:
         wait_until(lambda: len(site.of("/count")) >= 3, what="counts")
         wait_until(lambda: list((tmp_path / "up").rglob("*.jpg")), what="an uploaded picture")
+        wish = site.agent.parts.commands.exchange.picture("camera")
+        assert wish.there.wait(60)
         site.show("resize")
         wait_until(lambda: "camera_lost" in site.events(), what="a camera whose pictures the profile does not fit")
         (lost,) = [event for event in site.of("/event") if event["event"] == "camera_lost"]
     # The whole picture is half black, which the bundle counts as less.
     assert {count["label"] for count in site.of("/count")} == {"4"}
-    picture = decode(next((tmp_path / "up").rglob("*.jpg")).read_bytes(), name="uploaded")
-    assert picture.shape == (48, 32, 3)
-    assert picture.min() > 100
+    uploaded = decode(next((tmp_path / "up").rglob("*.jpg")).read_bytes(), name="uploaded")
+    for picture in (uploaded, wish.image_bgr):
+        assert picture is not None
+        assert picture.shape == (48, 32, 3)
+        assert picture.min() > 100
     assert "80x60" in lost["problem"]
 
 
