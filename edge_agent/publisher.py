@@ -2,7 +2,7 @@
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
 on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet acknowledged: at most
-two messages while delivery keeps up, and at most four while it catches up on hundreds.
+one message while delivery keeps up, and at most four while it catches up on hundreds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
 _MAX_DEFERRED = 256
-_REPEATS = 2
+_REPEATS = 1
 _MAX_REPEATS = 4
 _QUEUED_PER_REPEAT = 128
 """One more message may be under way for so many in the outbox: little is repeated, and a backlog goes out fast."""
