@@ -190,7 +190,10 @@ class Mixed:
         self._text = self._text.replace("repeat = true\n", "").replace("drain_timeout_s = 30", "drain_timeout_s = 120")
         self.start()
         self.agent.wait(300)
-        self.codes[self.agent.process.returncode] += 1
+        code = self.agent.process.returncode
+        self.codes[code] += 1
+        if code != 0:
+            self.violations.append(f"the last life ended with {code}: {''.join(self.agent.stderr[-5:])}")
 
     def verdict(self) -> dict[str, object]:
         """Hold what was accepted against what became of it."""
