@@ -7,25 +7,33 @@ and no more often than `moved_check_s`, so that counting never waits for it.
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
+
 from bundle.camera import read_profile
-from bundle.errors import ConfigError
+from bundle.errors import ConfigError, InputError
 from bundle.moved import MovedDetector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from bundle.camera import CameraProfile
     from bundle.moved import Motion
     from edge_agent.camera import Camera
     from edge_agent.config import CameraSection
+
+_LOG = logging.getLogger(__name__)
+
+_NO_FINDING = (cv2.error, np.linalg.LinAlgError, InputError, MemoryError)
+"""What comparing two views can end with: the next look finds out more, and counting goes on."""
 
 
 def load_profile(section: CameraSection) -> CameraProfile | None:
@@ -96,7 +104,7 @@ class MovedWatch:
         watched = self._watched.get(camera)
         if watched is None or self._thread is None:
             return
-        _take_result(watched)
+        _take_result(camera, watched)
         if watched.check is None and self._clock() >= watched.due_s:
             watched.due_s = self._clock() + watched.every_s
             watched.check = self._thread.submit(watched.detector.update, image_bgr.copy())
@@ -119,10 +127,15 @@ class MovedWatch:
             self._thread.shutdown(cancel_futures=True)
 
 
-def _take_result(watched: _Watched) -> None:
+def _take_result(camera: str, watched: _Watched) -> None:
     if watched.check is None or not watched.check.done():
         return
-    motion, watched.check = watched.check.result(), None
+    check, watched.check = watched.check, None
+    try:
+        motion = check.result()
+    except _NO_FINDING as exc:
+        _LOG.warning("camera %s: whether it still stands there could not be seen: %r", camera, exc)
+        return
     if motion is not None:
         x, y = motion.shift_px
         watched.words = f"by {x:+.0f},{y:+.0f} pixels, turned by {motion.turn_deg:+.1f} degrees"

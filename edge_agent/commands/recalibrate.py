@@ -80,8 +80,12 @@ class RecalibrateHandler(Handler):
         _require_installed(ranges=command.ranges)
         if moved := self._moved():
             raise CommandError(Reason.CAMERA_MOVED, moved)
-        self._recorder.begin()
-        final = self._follow(order, progress)
+        self._recorder.begin(fresh=not order.resumed)
+        try:
+            final = self._follow(order, progress)
+        except BaseException:
+            self._recorder.end()
+            raise
         if progress.stopping and final is None:
             return None
         self._recorder.end()

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cv2
+import numpy as np
 import pytest
 
-from bundle.camera import CameraProfile, Region, SignOff
+from bundle.camera import CameraProfile, ReferenceView, Region, SignOff
 from bundle.durable import write_bytes
-from bundle.errors import ConfigError
+from bundle.errors import ConfigError, InputError
 from bundle.images import decode
+from bundle.moved import MovedDetector
 from calibration.boards import BoardSpec
 from calibration.camera import Request, calibrate_camera
 from edge_agent.assemble import assemble
+from edge_agent.camera_profile import MovedWatch
 from edge_agent.check import check_references
+from edge_agent.config import CameraSection
 from tests.calibration.bin_scenes import POSE, bin_picture, true_corners
 from tests.edge_agent.running import config_text, load_text
 from tests.edge_agent.waiting import wait_until
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from edge_agent.agent import Agent
 
 _NOW = datetime(2026, 3, 4, tzinfo=timezone.utc)
@@ -37,6 +45,7 @@ _SIGNED = SignOff(by="a person", at=_NOW)
 _LEFT = Region(corners_px=((0, 0), (31, 0), (31, 47), (0, 47)), size_wh=(32, 48), method="points")
 _HALF = CameraProfile(camera="camera", created=_NOW, signed_off=_SIGNED, frame_wh=(64, 48), region=_LEFT)
 _BUMPED = Pose(POSE.rotation, (POSE.translation_mm[0] + 14, *POSE.translation_mm[1:]))
+_DARK = b64encode(bytes(72 * 96))
 _VISITS = "[cameras.visit]\ninterval_s = 0.05\nframes = 1\n[cameras.gate]\nfrozen_s = 0"
 
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
@@ -129,6 +138,35 @@ def test_camera_that_is_bumped_is_told_once_and_that_it_is_back(tmp_path: Path, 
         wait_until(lambda: len(site.events()) == 2, what="both events")
     assert site.events() == ["camera_moved", "camera_in_place"]
     assert reason.startswith("camera camera: it has moved by ")
+
+
+@pytest.mark.parametrize(
+    "failure", [cv2.error("no memory"), np.linalg.LinAlgError("singular"), MemoryError(), InputError("another size")]
+)
+def test_look_that_fails_is_said_once_and_the_next_ones_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    seen: list[int] = []
+
+    def update(_detector: MovedDetector, image_bgr: NDArray[np.uint8]) -> None:
+        seen.append(int(image_bgr.max()))
+        if len(seen) == 1:
+            raise failure
+
+    monkeypatch.setattr(MovedDetector, "update", update)
+    view = ReferenceView(edges=_DARK, weights=_DARK, noise_px=0, frames=1)
+    camera: Any = SimpleNamespace(profile=_HALF.model_copy(update={"view": view}))
+    section = CameraSection(name="camera", source="x", moved_check_s=0)
+    watch = MovedWatch({"camera": (section, camera)})
+
+    def look() -> bool:
+        watch.visit("camera", np.zeros((48, 64, 3), np.uint8))
+        return len(seen) >= 3
+
+    wait_until(look, what="looks after one that failed")
+    watch.close()
+    assert watch.moved("camera") == ""
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

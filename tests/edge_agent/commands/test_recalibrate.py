@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bundle.store import Store
+from bundle.visits import VisitRecord, write_visit
 from edge_agent.commands.order import Order
 from edge_agent.commands.parse import parse
 from edge_agent.commands.reasons import CommandError
@@ -143,15 +145,54 @@ def test_recalibrate_with_a_camera_that_has_moved_is_refused_before_anything_is_
     assert not recorder.active
 
 
+def _write_visits(folder: Path, amount: int) -> None:
+    for number in range(amount):
+        (folder / f"{number}-0.jpg").write_bytes(b"x")
+        (folder / f"{number}.json").write_text("{}")
+
+
 def test_recorder_that_begins_again_keeps_no_visit_of_a_job_that_is_over(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "visits", 1 << 20)
-    for _ in range(2):
-        recorder.begin()
+    for fresh in (True, True, False):
+        recorder.begin(fresh=fresh)
         assert list((tmp_path / "visits").iterdir()) == []
-        for number in range(50):
-            (tmp_path / "visits" / f"{number}-0.jpg").write_bytes(b"x")
-            (tmp_path / "visits" / f"{number}.json").write_text("{}")
+        _write_visits(tmp_path / "visits", 50)
         recorder.end()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_recalibrate_after_a_killed_agent_keeps_the_visits_of_its_own_job_alone(
+    tmp_path: Path, *, resumed: bool
+) -> None:
+    made, _, recorder = handler(tmp_path, "hangs")
+    recorder.folder.mkdir()
+    _write_visits(recorder.folder, 3)
+    given = replace(order(), resumed=resumed)
+    assert (made.resume if resumed else made.run)(given, Listener(stop_after=4)) is None
+    assert len(list(recorder.folder.iterdir())) == (6 if resumed else 0)
+
+
+def test_recalibrate_whose_job_cannot_be_started_writes_no_visits(tmp_path: Path) -> None:
+    _, follower, recorder = handler(tmp_path, "activated")
+    switch: Any = follower
+    made = RecalibrateHandler(switch, recorder, "onnxruntime", command=(str(tmp_path / "missing"),))
+    with pytest.raises(FileNotFoundError):
+        made.run(order(), Listener())
+    assert not recorder.active
+
+
+def test_recorder_that_goes_on_knows_what_each_visit_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "visits"
+    folder.mkdir()
+    for visit, frames in (("01a-7000", (3, 4)), ("01a-7", (20,))):
+        record = VisitRecord(visit=visit, bin_id="b", frames=tuple(f"{visit}-{n}.jpg" for n in range(len(frames))))
+        write_visit(folder, record, [b"x" * size for size in frames])
+    (folder / "gone-0.jpg").write_bytes(b"its record was never written")
+    records = {visit: (folder / f"{visit}.json").stat().st_size for visit in ("01a-7", "01a-7000")}
+    monkeypatch.setattr(Path, "glob", None)  # a pass over the folder for each visit
+    recorder = Recorder(folder, 1 << 20)
+    recorder.begin(fresh=False)
+    assert list(recorder._visits) == [("01a-7", 20 + records["01a-7"]), ("01a-7000", 7 + records["01a-7000"])]
 
 
 def test_recalibrate_job_that_dies_is_said(tmp_path: Path) -> None:
