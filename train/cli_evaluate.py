@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from train.progress import Progress
 
 _FOLDER = click.Path(path_type=Path)
-_FIGURES = ("accuracy", "within_1", "macro_f1", "rmse", "rmse_posterior_mean", "mae", "ece")
+_FIGURES = (
+    "accuracy",
+    "within_1",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "rmse",
+    "rmse_posterior_mean",
+    "mae",
+    "ece",
+    "aurc",
+)
 
 
 @click.command()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from train.metrics import Judged
 
 _BINS = 10
@@ -61,12 +63,8 @@ def risk_coverage(judged: Judged) -> list[tuple[float, float]]:
     Returns:
         (coverage, risk), coverage ascending to 1.
     """
-    confidence = judged.posterior.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    wrong = np.cumsum((judged.answer != judged.truth)[order])
-    kept = np.arange(1, len(order) + 1)
-    ends = np.append(np.diff(confidence[order]) != 0, [True])
-    return [(float(n / len(order)), float(w / n)) for n, w in zip(kept[ends], wrong[ends], strict=True)]
+    coverage, risk = _risks(judged)
+    return list(zip(coverage.tolist(), risk.tolist(), strict=True))
 
 
 def area_under_risk_coverage(judged: Judged) -> float:
@@ -78,6 +76,15 @@ def area_under_risk_coverage(judged: Judged) -> float:
     Returns:
         0..1.
     """
-    curve = risk_coverage(judged)
-    edges = np.diff([0.0, *(coverage for coverage, _ in curve)])
-    return float(np.dot(edges, [risk for _, risk in curve]))
+    coverage, risk = _risks(judged)
+    return float(np.diff(coverage, prepend=0.0) @ risk)
+
+
+def _risks(judged: Judged) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coverage and risk, a point for each distinct confidence."""
+    confidence = judged.posterior.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = np.cumsum((judged.answer != judged.truth)[order])
+    kept = np.arange(1, len(order) + 1)
+    ends = np.append(np.diff(confidence[order]) != 0, [True])
+    return kept[ends] / len(order), wrong[ends] / kept[ends]

@@ -54,11 +54,16 @@ def test_evaluate_json_has_the_agreed_keys(run: tuple[Path, str], tiny_dataset: 
     target = [str(run[0]), "--data", str(tiny_dataset), "--split", "val"]
     flags = ["--json", "--predictions", str(tmp_path / "p.npz")]
     figures = json.loads(CliRunner().invoke(evaluate, [*target, *flags], catch_exceptions=False).stdout)
-    estimates = {"accuracy", "rmse", "rmse_posterior_mean", "mae", "within_1", "macro_f1", "ece"}
+    estimates = {"accuracy", "rmse", "rmse_posterior_mean", "mae", "within_1", "ece", "aurc"}
+    estimates |= {"macro_precision", "macro_recall", "macro_f1"}
     assert {"n", "per_class", "confusion", *estimates, *(f"{name}_ci" for name in estimates)} <= figures.keys()
+    of_class = {"precision", "recall", "f1"}
+    expected = {"support", *of_class, *(f"{name}_ci" for name in of_class)}
+    assert {frozenset(row) for row in figures["per_class"].values()} == {frozenset(expected)}
     assert (tmp_path / "p.npz").is_file()
     table = CliRunner().invoke(evaluate, target, catch_exceptions=False).stdout
     assert f"accuracy              {figures['accuracy']:.4f}" in table
+    assert f"macro_recall          {figures['macro_recall']:.4f}" in table
 
 
 def test_evaluate_neither_run_nor_bundle_is_refused(tiny_dataset: Path, tmp_path: Path) -> None:

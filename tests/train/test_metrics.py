@@ -45,10 +45,31 @@ def test_measure_posterior_mean_is_not_rounded(judged: Judged) -> None:
 
 def test_measure_per_class_matches_the_table(judged: Judged) -> None:
     found = measure(judged, CLASSES)
-    assert found["per_class"]["1"] == pytest.approx({"precision": 1 / 2, "recall": 1, "f1": 2 / 3, "support": 1})
-    assert found["per_class"]["2"] == pytest.approx({"precision": 1 / 2, "recall": 1, "f1": 2 / 3, "support": 1})
-    assert found["per_class"]["3+"] == pytest.approx({"precision": 1, "recall": 1 / 3, "f1": 1 / 2, "support": 3})
+    rows = [[row[name] for name in ("precision", "recall", "f1", "support")] for row in found["per_class"].values()]
+    assert np.array(rows) == pytest.approx(np.array([[1 / 2, 1, 2 / 3, 1], [1 / 2, 1, 2 / 3, 1], [1, 1 / 3, 1 / 2, 3]]))
+    assert found["macro_precision"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert found["macro_recall"] == pytest.approx((1 + 1 + 1 / 3) / 3)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 2) / 3)
+
+
+def test_measure_per_class_every_figure_lies_in_its_interval(judged: Judged) -> None:
+    per_class = measure(judged, CLASSES)["per_class"]
+    assert per_class["3+"]["precision_ci"] == wilson(1, 1)
+    assert per_class["3+"]["recall_ci"] == wilson(1, 3)
+    for row in per_class.values():
+        for name in ("precision", "recall", "f1"):
+            low, high = row[f"{name}_ci"]
+            assert low <= row[name] <= high
+
+
+def test_measure_class_that_never_occurs_has_an_open_interval() -> None:
+    judged = judge(np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]]), CLASSES)
+    assert measure(judged, CLASSES)["per_class"]["3+"]["recall_ci"] == (0.0, 1.0)
+
+
+def test_measure_aurc_is_the_mean_risk_over_coverage(judged: Judged) -> None:
+    # By falling confidence: hit, hit, miss, hit, miss.
+    assert measure(judged, CLASSES)["aurc"] == pytest.approx((0 + 0 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
 
 
 def test_measure_ece_is_the_gap_per_bin_of_confidence(judged: Judged) -> None:
@@ -59,7 +80,8 @@ def test_measure_ece_is_the_gap_per_bin_of_confidence(judged: Judged) -> None:
 
 def test_measure_every_estimate_lies_in_its_interval(judged: Judged) -> None:
     found = measure(judged, CLASSES)
-    for name in ("accuracy", "rmse", "rmse_posterior_mean", "mae", "within_1", "macro_f1", "ece"):
+    macro = ("macro_precision", "macro_recall", "macro_f1")
+    for name in ("accuracy", "rmse", "rmse_posterior_mean", "mae", "within_1", "ece", "aurc", *macro):
         low, high = found[f"{name}_ci"]
         assert low <= found[name] <= high, name
 
