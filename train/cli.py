@@ -44,7 +44,9 @@ _STOPPED_EXIT_CODE = 75
 @click.option("--seed", type=int, help="Of weights, order and augmentation. [default: 0]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key: --set loss.weight=0.3")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--threads", type=click.IntRange(1), help="Threads that compute. [default: every core]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads that compute. [default: OMP_NUM_THREADS, or every core]"
+)
 @click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Threads that prepare photos.")
 @click.option("--checkpoint-s", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds.")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint; starts where there is none.")

@@ -18,7 +18,8 @@ from train.batches import Reading, training_batches
 from train.data.charts import Frame
 from train.data.manifest import Dataset
 from train.data.page import document
-from train.job import load_split, start_learner
+from train.job import load_split, open_teachers, start_learner
+from train.loop import set_training
 from train.photos import select_photos
 from train.place import with_hashes
 from train.ranks import Ranks
@@ -64,11 +65,13 @@ def find_lr(config: TrainConfig, place: Place, *, progress: Progress, steps: int
     dataset = Dataset.open(place.dataset)
     photos = load_split(select_photos(dataset, config.train_split, config.learned), config, place, dataset, progress)
     learner = start_learner(config, place)
-    stepper = Stepper(learner, config.model_copy(update={"accumulate": 1}), Ranks())
-    learner.model.train()
+    single = config.model_copy(update={"accumulate": 1})
+    stepper = Stepper(learner, single, Ranks(), teachers=open_teachers(config, place))
+    set_training(learner.model, frozen=config.model.frozen)
     progress.stage("trying rates", steps)
     rates, losses = [], []
     for index, batch in enumerate(itertools.islice(_endless(photos, config, place), steps)):
+        learner.position.batch = index  # or mixup and dropout would draw the same every time
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (index / max(1, steps - 1))
         try:
             stepper.backward(batch)

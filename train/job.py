@@ -15,6 +15,7 @@ from bundle import durable
 from bundle.errors import BintallyError, ConfigError, InputError
 from train import checkpoint, metrics
 from train.answers import Answers, write_answers
+from train.compute import device_of, threads_of
 from train.data.loader import Shards
 from train.data.manifest import Dataset
 from train.heads import narrow_head
@@ -23,7 +24,7 @@ from train.learner import build_learner
 from train.loop import Settings, fit
 from train.memory import keep_freed_memory, memory_error
 from train.mirror import RESULT, Mirror
-from train.model import build_model, preprocessing_of
+from train.model import build_model, preprocessing_of, require_sizes
 from train.photos import load_photos, select_photos
 from train.place import Place, prepare_folder, with_hashes
 from train.progress import Silent
@@ -78,7 +79,7 @@ def train(
         StopRequestedError: `stop` said so.
     """
     keep_freed_memory()
-    torch.set_num_threads(place.threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads_of(place, os.environ))
     if place.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
     torch.use_deterministic_algorithms(place.deterministic)
@@ -101,8 +102,7 @@ def _train(
     balance_with = config.seed if config.balance == "undersample" else None
     chosen = select_photos(dataset, config.train_split, config.learned, balance_with=balance_with)
     held_back = select_photos(dataset, config.eval_split, config.counts)
-    device, spec = device_of(place), preprocessing_of(config.model)
-    teachers = Teachers(place.teachers, config, spec, device) if place.teachers else None
+    teachers = open_teachers(config, place)
     mirror = Mirror(place.mirror, place.out) if place.mirror and place.ranks.first else None
     config_sha256 = _claim(config, place, dataset.digest, mirror, progress)
     path, state = place.out / CHECKPOINT_NAME, None
@@ -120,7 +120,7 @@ def _train(
             folder=place.out,
             config_sha256=config_sha256,
             dataset_sha256=dataset.digest,
-            device=device,
+            device=device_of(place),
             workers=place.workers,
             checkpoint_s=place.checkpoint_s,
             compiled=place.compiled,
@@ -186,12 +186,33 @@ def start_learner(config: TrainConfig, place: Place) -> Learner:
         The learner at step 0.
 
     Raises:
-        ConfigError: Unknown model name or option.
+        ConfigError: Unknown model name or option, no such device, or a size that the network does not take.
         InputError: The weights do not fit, or cannot be read or downloaded.
     """
+    device = device_of(place)
     torch.manual_seed(config.seed)
     model = build_model(config.model, config.learned, weights=place.weights)
-    return build_learner(model, config, device_of(place), channels_last=True)
+    require_sizes(model, config.model.name, {config.model.size, *(stage.size for stage in config.stages)})
+    return build_learner(model, config, device, channels_last=True)
+
+
+def open_teachers(config: TrainConfig, place: Place) -> Teachers | None:
+    """Load whom to learn from.
+
+    Args:
+        config: The student's.
+        place: Names them, and the device.
+
+    Returns:
+        The teachers, or None where none are named.
+
+    Raises:
+        InputError: Not a finished run.
+        ConfigError: A teacher does not fit the student.
+    """
+    if not place.teachers:
+        return None
+    return Teachers(place.teachers, config, preprocessing_of(config.model), device_of(place))
 
 
 def load_split(
@@ -234,20 +255,6 @@ def _shards(folder: Path, dataset: Dataset) -> Shards:
             fix="Pack it again with `bintally data shards`.",
         )
     return shards
-
-
-def device_of(place: Place) -> str:
-    """Choose where to compute.
-
-    Args:
-        place: "auto" takes this rank's GPU, where there is one.
-
-    Returns:
-        A torch device.
-    """
-    if place.device != "auto":
-        return place.device
-    return f"cuda:{place.ranks.local}" if torch.cuda.is_available() else "cpu"
 
 
 def _finish(learner: Learner, judged_on: PhotoSet, config: TrainConfig, place: Place) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _train_epoch(  # noqa: PLR0913, PLR0917 - a part of `fit`, cut out to be rea
 ) -> Iterator[tuple[dict[str, Any], bool]]:
     """Learn from the rest of the current epoch; yields each update's record and whether to stop."""
     here = learner.position
-    _set_training(learner.model, frozen=config.model.frozen)
+    set_training(learner.model, frozen=config.model.frozen)
     size = config.size_at(here.epoch)
     reading = Reading(here.epoch, here.batch, size, settings.workers, settings.ranks)
     in_epoch = len(epoch_batches(photos, config, here.epoch))
@@ -198,8 +198,13 @@ def _updates(photos: PhotoSet, config: TrainConfig) -> int:
     return math.ceil(len(epoch_batches(photos, config, 0)) / config.accumulate)
 
 
-def _set_training(model: nn.Module, *, frozen: bool) -> None:
-    """Training mode; a frozen backbone keeps its statistics too, or it would not be frozen."""
+def set_training(model: nn.Module, *, frozen: bool) -> None:
+    """Training mode; a frozen backbone keeps its statistics too, or it would not be frozen.
+
+    Args:
+        model: What learns.
+        frozen: Whether its head alone does.
+    """
     model.train(mode=not frozen)
     if frozen:
         model.get_submodule(head_name(model)).train()

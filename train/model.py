@@ -21,6 +21,7 @@ from bundle.manifest import Preprocessing
 from train.heads import head_name, head_outputs, replace_head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from bundle.manifest import CountClasses, Triple
@@ -71,6 +72,32 @@ def build_model(config: ModelConfig, classes: CountClasses, *, weights: Path | N
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(f"{head}."))
     return model
+
+
+def require_sizes(model: nn.Module, name: str, sizes: Iterable[int]) -> None:
+    """Refuse sizes that a network cannot take, by showing it a black photo of each.
+
+    Args:
+        model: On the CPU; keeps its mode and its statistics.
+        name: What it is called.
+        sizes: Widths and heights, pixels.
+
+    Raises:
+        ConfigError: A size that it does not take.
+    """
+    training = model.training
+    model.eval()
+    for size in sorted(sizes):
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError) as exc:
+            raise ConfigError(
+                f"{name} does not take photos of {size} x {size} pixels",
+                got=str(exc)[:200],
+                fix="Choose another model.size, and stages that fit the network.",
+            ) from exc
+    model.train(training)
 
 
 def preprocessing_of(config: ModelConfig) -> Preprocessing:
@@ -134,10 +161,12 @@ def _backbone(config: ModelConfig) -> nn.Module:
         )
     # GoogLeNet and Inception return extra outputs while training unless these classifiers are left out.
     fixed = {"aux_logits": False, "init_weights": True} if config.name in _WITH_AUXILIARY else {}
+    # A vision transformer has a position for every patch, so it is built for one size.
+    options = {"image_size": config.size, **config.options} if config.name.startswith("vit_") else config.options
     try:
-        model = torchvision.models.get_model(config.name, weights=None, **fixed, **config.options)
-    except (TypeError, ValueError) as exc:
-        raise ConfigError(f"{config.name} does not take these options", got=f"{config.options} ({exc})") from exc
+        model = torchvision.models.get_model(config.name, weights=None, **fixed, **options)
+    except (TypeError, ValueError, AssertionError) as exc:
+        raise ConfigError(f"{config.name} does not take these options", got=f"{options} ({exc})") from exc
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{config.name} is not a network", got=type(model).__name__)
     return model

@@ -45,7 +45,7 @@ class Place:
         teachers: Finished runs to learn from.
         shards: Folder of packed photos, read instead of the photos themselves.
         device: "auto", "cpu" or a torch device.
-        threads: Threads that torch computes with; None takes every core.
+        threads: Threads that torch computes with; None takes OMP_NUM_THREADS, or this process's share of the cores.
         workers: Threads that prepare batches.
         memory_bytes: Photos that take more stay on disk.
         checkpoint_s: Longest time between two checkpoints, seconds.

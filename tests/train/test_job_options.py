@@ -150,3 +150,13 @@ def test_load_shares_tell_where_the_time_went() -> None:
     before = cpu_ticks("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3")
     now = cpu_ticks("cpu  160 0 70 810 60 0 0 0 0 0\n")
     assert shares(before, now) == {"cpu": 80.0, "io_wait": 10.0}
+
+
+def test_train_size_that_the_network_does_not_take_leaves_the_earlier_run(tiny_dataset: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "run" / "config.json"
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
+    place = _place(tiny_dataset, tmp_path / "run", overwrite=True)
+    with pytest.raises(ConfigError, match="alexnet does not take photos of 32 x 32"):
+        train(config(model__name="alexnet", model__options={}), place, progress=Silent())
+    assert earlier.read_text() == "{}"

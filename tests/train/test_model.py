@@ -7,7 +7,7 @@ import torch
 
 from bundle.errors import ConfigError, InputError
 from train.heads import head_name, narrow_head
-from train.model import build_model, model_names, preprocessing_of, read_weights
+from train.model import build_model, model_names, preprocessing_of, read_weights, require_sizes
 from train.sections import ModelConfig
 
 if TYPE_CHECKING:
@@ -115,3 +115,19 @@ def test_preprocessing_of_given_normalisation_wins() -> None:
     half = (0.5, 0.5, 0.5)
     found = preprocessing_of(ModelConfig(mean=half, std=half, size=160))
     assert (found.mean, found.std, found.size_wh) == (half, half, (160, 160))
+
+
+def test_build_model_vision_transformer_is_built_for_its_size() -> None:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(name="vit_b_16", size=64), COUNTS)
+        assert model.image_size == 64
+        with pytest.raises(ConfigError, match="vit_b_16"):
+            build_model(ModelConfig(name="vit_b_16", size=65), COUNTS)
+
+
+def test_require_sizes_too_small_for_the_network_is_named() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 40), torch.nn.BatchNorm2d(1))
+    require_sizes(model, "wide", [64])
+    assert model.training
+    with pytest.raises(ConfigError, match=r"wide does not take photos of 32 x 32"):
+        require_sizes(model, "wide", [64, 32])
