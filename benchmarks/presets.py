@@ -33,7 +33,11 @@ def main() -> None:
     print("| preset | ours on this dataset | weights | epochs |\n|---|---|---|---|")
     for name, row in rows.items():
         print(f"| {name} | {row['text']} | {row['weights']} | {row['epochs']} |")
-    others = [row["accuracy"] for name, row in rows.items() if name != OURS and row["accuracy"] is not None]
+    others = [
+        row["accuracy"]
+        for name, row in rows.items()
+        if not name.startswith("bintally-") and row["accuracy"] is not None
+    ]
     ours = rows.get(OURS, {}).get("accuracy")
     ratio = ours / max(others) if ours is not None and others else None
     print(json.dumps({"ratio": ratio, "rows": rows}))
