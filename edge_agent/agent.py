@@ -292,6 +292,7 @@ class Agent:
         self._watchdog.ready()
         if self._stop.is_set():
             self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * _CLOSE_S + 2 * _GOODBYE_S)
+        self._watchdog.release("commands")  # delivering what waits may take longer than a silent thread is allowed
         parts.commands.finish(_GOODBYE_S)
         for camera in parts.cameras:
             camera.end()

@@ -53,6 +53,15 @@ class Watchdog:
         now_s = self._clock()
         return [name for name, (progress, budget_s) in self._stages.items() if now_s - progress() > budget_s]
 
+    def release(self, stage: str) -> None:
+        """Watch a stage no more, because it ends on purpose.
+
+        Args:
+            stage: Its name.
+        """
+        # Another mapping, not another content: the guard's thread may be going through this one.
+        self._stages = {name: watched for name, watched in self._stages.items() if name != stage}
+
     def ready(self) -> None:
         """Tell systemd, once, that the agent counts or has said why it cannot."""
         if not self._ready:
