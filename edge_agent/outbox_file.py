@@ -85,7 +85,6 @@ class OutboxFile:
                 "synchronous=FULL",
                 f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
                 f"journal_size_limit={LOG_BYTES}",
-                f"max_page_count={max(64, (max_bytes - _WAL_RESERVE_BYTES) // _PAGE_BYTES)}",
                 "trusted_schema=OFF",
                 "cell_size_check=ON",
                 "mmap_size=0",
@@ -95,6 +94,9 @@ class OutboxFile:
             if self._pragma("user_version") == 0:
                 self._create()
             self._connection.executescript(f"BEGIN IMMEDIATE; {COMMAND_SCHEMA} {QUOTA_SCHEMA} COMMIT;")
+            # After the tables: an older version's file may stand at its bound and lack one of them.
+            bound = max(64, (max_bytes - _WAL_RESERVE_BYTES) // _PAGE_BYTES)
+            self._connection.execute(f"PRAGMA max_page_count={bound}")
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
         self.commands = CommandTable(self._connection)

@@ -394,6 +394,25 @@ def test_outbox_file_durability_settings_are_in_force(tmp_path: Path) -> None:
         file.close()
 
 
+def test_outbox_file_of_an_older_version_opens_at_its_bound(tmp_path: Path) -> None:
+    file = OutboxFile(tmp_path / "outbox.db", 1 << 20)  # 64 pages
+    file._read("DROP TABLE quota")  # the newest table
+    with pytest.raises(StoreFullError):
+        for number in range(1, 100):
+            with file.transaction(durable=False):
+                file.insert(StoredMessage(number, f"event-{number}", "count", "t/count", None, b"x" * 3500, 0.0))
+    stored = file.count("message")
+    file.close()
+    again = OutboxFile(tmp_path / "outbox.db", 1 << 20)
+    try:
+        assert again.count("message") == stored > 0
+        assert not again.quota_stored().bins
+        with pytest.raises(StoreFullError), again.transaction():
+            again.insert(StoredMessage(100, "event", "count", "t/count", None, b"x" * 30_000, 0.0))
+    finally:
+        again.close()
+
+
 _FULL_DISK = """
 import os, sys, time
 from pathlib import Path
