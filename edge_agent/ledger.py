@@ -109,6 +109,8 @@ class Ledger:
 
     def _remove_delivered(self) -> None:
         """Remove what a killed run had delivered and not yet removed."""
+        if self.receipts.empty:
+            return
         ids = [key for key, event_id in self.file.events() if self.receipts.names(event_id)]
         if ids:
             with self.file.transaction():

@@ -226,9 +226,20 @@ class OutboxFile:
         query = f"SELECT id FROM {table} WHERE created_up_s < ? ORDER BY id LIMIT ?"  # noqa: S608 - literal
         return [int(str(row[0])) for row in self._read(query, up_s, limit)]
 
-    def events(self) -> list[tuple[int, str]]:
-        """Id and event of every message."""
-        return [(int(str(key)), str(event_id)) for key, event_id in self._read("SELECT id, event_id FROM message")]
+    def events(self) -> Iterator[tuple[int, str]]:
+        """Id and event of every message, one by one: a backlog is larger than the memory for it.
+
+        Yields:
+            Both, of one message.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        try:
+            for key, event_id in self._connection.execute("SELECT id, event_id FROM message"):
+                yield int(str(key)), str(event_id)
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
 
     def count(self, table: Table, kind: str | None = None) -> int:
         """Number of rows, of messages perhaps of one kind."""

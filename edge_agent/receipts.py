@@ -39,11 +39,17 @@ class Receipts:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             data = os.pread(self._descriptor, size, 0)
-            self._found = frozenset(data[at : at + _NOTE_BYTES] for at in range(0, len(data), _NOTE_BYTES))
+            notes = {data[at : at + _NOTE_BYTES] for at in range(0, len(data), _NOTE_BYTES)}
+            self._found = frozenset(notes - {bytes(_NOTE_BYTES)})
             if len(data) < size:
                 os.posix_fallocate(self._descriptor, 0, size)
         except OSError:
             self.close()
+
+    @property
+    def empty(self) -> bool:
+        """An earlier run has noted nothing."""
+        return not self._found
 
     def names(self, event_id: str) -> bool:
         """Tell whether an earlier run has noted an event.

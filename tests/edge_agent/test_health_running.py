@@ -50,8 +50,8 @@ def test_agent_that_delivers_longer_than_a_command_may_be_silent_is_not_late(
 ) -> None:
     monkeypatch.setitem(agent._BUDGETS_S, "commands", 0.5)
     photos = write_photos(tmp_path / "photos", [1])
-    text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state")  # no broker: the drain takes its time
-    text = text.replace("drain_timeout_s = 0", "drain_timeout_s = 1.0")
+    text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state")
+    text = text.replace("drain_timeout_s = 0", "drain_timeout_s = 1.0")  # all of it, because there is no broker
     running = assemble(load_text(tmp_path, text))
     assert running.run()["queued_messages"] == 1
     assert "commands" not in running.late

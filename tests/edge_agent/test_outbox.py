@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -397,18 +398,21 @@ def test_outbox_file_durability_settings_are_in_force(tmp_path: Path) -> None:
 def test_outbox_file_of_an_older_version_opens_at_its_bound(tmp_path: Path) -> None:
     file = OutboxFile(tmp_path / "outbox.db", 1 << 20)  # 64 pages
     file._read("DROP TABLE quota")  # the newest table
+
+    def insert(number: int, into: OutboxFile) -> None:
+        with into.transaction(durable=False):
+            into.insert(StoredMessage(number, f"event-{number}", "count", "t/count", None, b"x" * 3500, 0.0))
+
     with pytest.raises(StoreFullError):
-        for number in range(1, 100):
-            with file.transaction(durable=False):
-                file.insert(StoredMessage(number, f"event-{number}", "count", "t/count", None, b"x" * 3500, 0.0))
+        deque((insert(number, file) for number in range(1, 100)), maxlen=0)
     stored = file.count("message")
     file.close()
     again = OutboxFile(tmp_path / "outbox.db", 1 << 20)
     try:
         assert again.count("message") == stored > 0
         assert not again.quota_stored().bins
-        with pytest.raises(StoreFullError), again.transaction():
-            again.insert(StoredMessage(100, "event", "count", "t/count", None, b"x" * 30_000, 0.0))
+        with pytest.raises(StoreFullError):
+            deque((insert(number, again) for number in range(100, 110)), maxlen=0)
     finally:
         again.close()
 

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_agent.outbox import Outbox
+from edge_agent.outbox_file import OutboxFile
 from edge_agent.receipts import Receipts
 from tests.edge_agent.test_outbox import entry, event_ids, ledger_in, open_ledger, take_all
 from tests.edge_agent.waiting import wait_until
@@ -46,6 +48,26 @@ def test_receipts_are_forgotten_once_their_messages_are_gone(tmp_path: Path) -> 
         ledger.commit([entry(1)], [])
     with ledger_in(tmp_path) as ledger:
         assert event_ids(ledger) == ["event-000001"]
+
+
+def test_receipts_are_looked_up_without_a_backlog_in_memory(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        messages, _ = ledger.commit([entry(number, size=10) for number in range(10_000)], [])
+        ledger.receipts.note(messages[5].event_id)
+    tracemalloc.start()
+    with ledger_in(tmp_path) as ledger:
+        _, most_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert ledger.numbers.messages == 9_999
+    assert most_bytes < 1_000_000
+
+
+def test_receipts_that_name_nothing_spare_the_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ledger_in(tmp_path) as ledger:
+        ledger.commit([entry(1)], [])
+    monkeypatch.delattr(OutboxFile, "events")
+    with ledger_in(tmp_path) as ledger:
+        assert ledger.numbers.messages == 1
 
 
 @pytest.mark.parametrize("kept", [0, 1, 15])
