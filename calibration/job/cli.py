@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from calibration.job.request import Request
 
 _MAX_REQUEST_BYTES = 8 << 20
+_ENDS_FIRST = "900"
+"""Above a capture process's: the job eats the memory, and goes on where it was."""
 FOLDER = click.Path(path_type=Path)
 
 
@@ -67,7 +70,7 @@ def recalibrate(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
     from calibration.job.run import unfinished
 
     if options["background"]:
-        os.nice(LEAST_PRIORITY)
+        _give_way()
     profile = options["camera_profile"]
     around = Surroundings(
         store=options["store"],
@@ -86,6 +89,14 @@ def recalibrate(ctx: click.Context, /, **options: Any) -> None:  # noqa: ANN401 
         _report(journal, as_json=options["as_json"])
     if any(journal.state != "activated" for journal in journals):
         ctx.exit(1)
+
+
+def _give_way() -> None:
+    """Wait for others where cores are short, and end first where memory is. A service may be forbidden either."""
+    with suppress(OSError):
+        os.nice(LEAST_PRIORITY)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_ENDS_FIRST, encoding="ascii")
 
 
 def _now() -> datetime:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bundle.store import Store
+from edge_agent import capture
 from tests.calibration.scenes import write_records
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.edge_agent.waiting import wait_until
 
 _NOW = "2026-03-04T05:06:07Z"
 
@@ -106,6 +106,19 @@ def test_process_takes_its_request_from_stdin_and_refuses_with_a_reason(process:
     assert (result["job_id"], result["state"]) == ("from-stdin", "refused")
     assert result["reason"] == "30 visits were collected, at least 100 are needed"
     assert [line["state"] for line in lines[:-2]] == ["accepted", "collecting", "collecting"]
+
+
+def test_process_in_the_background_ends_before_a_capture_process_where_memory_runs_out(process: _Process) -> None:
+    command = [sys.executable, "-m", "bintally", "recalibrate", "--store", str(process.root), "--visits", "nowhere"]
+    options = ["--request", "-", "--background"]
+    with subprocess.Popen([*command, *options], cwd=process.repository, stdin=subprocess.PIPE) as child:
+        score = Path(f"/proc/{child.pid}/oom_score_adj")
+        try:  # it waits for its request
+            wait_until(
+                lambda: int(score.read_text(encoding="ascii")) > int(capture._GOES_FIRST), what="the job's score"
+            )
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize(
