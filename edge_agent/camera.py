@@ -57,6 +57,8 @@ _FILE_SLOTS = 4
 _MAX_SILENT_STARTS = 5
 _KILL_WAIT_S = 5.0
 _FIRST_PAUSE_S = 0.5
+_SUSPENDED_S = 1.0
+"""A machine that slept for so long may stand elsewhere; less is the noise of two clocks, read one after the other."""
 _STABLE_S = 10.0
 """A process that gave frames for so long is healthy: the next pause is short again."""
 
@@ -122,7 +124,8 @@ class Camera:
         clock: Monotonic seconds.
 
     Attributes:
-        jumped: Between the last frame and the one before lies more time than a working camera ever lets pass.
+        jumped: Between the last frame and the one before lies more time than a working camera ever lets pass,
+            or the machine was suspended, while the monotonic clock stands still.
 
     Raises:
         InputError: The source does not exist.
@@ -183,7 +186,7 @@ class Camera:
         self._allowed_s = settings.stall_s + between_s
         self._names: tuple[str, ...] = ()
         self.jumped = False
-        self._captured_s = 0.0
+        self._captured_s = self._slept_s = 0.0
 
     def tick(self) -> list[Notice]:
         """Start what should run, kill what hangs. Call it often.
@@ -299,8 +302,10 @@ class Camera:
         if isinstance(message, RefusedMessage):
             return [Notice("refused", self.name, message.name, message.problem)]
         self._held += 1
-        self.jumped = self.live and message.captured_mono_s - self._captured_s > self._allowed_s
-        self._captured_s = message.captured_mono_s
+        gone_s = message.captured_mono_s - self._captured_s
+        suspended_s = message.slept_s - self._slept_s
+        self.jumped = self.live and (gone_s > self._allowed_s or suspended_s > _SUSPENDED_S)
+        self._captured_s, self._slept_s = message.captured_mono_s, message.slept_s
         if self.progress_s - self._started_s > _STABLE_S:
             self._backoff.reset()
         self.dropped = self._dropped_before + message.dropped

@@ -125,6 +125,7 @@ class Sender:
                 encoded_bytes=len(picture.encoded),
                 captured_s=picture.captured_s,
                 captured_mono_s=picture.captured_mono_s,
+                slept_s=picture.slept_s,
                 position_s=picture.position_s,
                 dropped=dropped,
                 stats=stats,

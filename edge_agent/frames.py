@@ -53,6 +53,7 @@ class FrameMessage:
         dropped: Frames that this process has dropped since it started, because newer ones came.
         stats: For the gate.
         marker: What the label in the picture says, empty when none is read.
+        slept_s: How long the machine had been suspended since its start, when the picture was taken.
     """
 
     slot: int
@@ -67,6 +68,7 @@ class FrameMessage:
     dropped: int
     stats: FrameStats
     marker: str = ""
+    slept_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,8 @@ _RARE: dict[str, type[RefusedMessage | EndMessage | FailureMessage]] = {
 _RARE_NAMES = {kind: name for name, kind in _RARE.items()}
 _FRAME_MARK = b"F"
 _MAX_PROBLEM = 1000
-# slot, index, height, width, encoded_bytes, captured_s, captured_mono_s, position_s, dropped, the five stats
-_FRAME = struct.Struct("<BqIIIdddqdddId")
+# slot, index, height, width, encoded_bytes, captured_s, captured_mono_s, slept_s, position_s, dropped, the five stats
+_FRAME = struct.Struct("<BqIIIddddqdddId")
 
 
 def encode_message(message: CaptureMessage) -> bytes:
@@ -127,6 +129,7 @@ def encode_message(message: CaptureMessage) -> bytes:
         message.encoded_bytes,
         message.captured_s,
         message.captured_mono_s,
+        message.slept_s,
         math.nan if message.position_s is None else message.position_s,
         message.dropped,
         stats.brightness,
@@ -160,9 +163,8 @@ def decode_message(data: bytes) -> CaptureMessage:
 
 
 def _frame_message(data: bytes) -> FrameMessage:
-    slot, index, height, width, encoded_bytes, captured_s, mono_s, position_s, dropped, *stats = _FRAME.unpack_from(
-        data, len(_FRAME_MARK)
-    )
+    fields = _FRAME.unpack_from(data, len(_FRAME_MARK))
+    slot, index, height, width, encoded_bytes, captured_s, mono_s, slept_s, position_s, dropped, *stats = fields
     name, _, marker = data[len(_FRAME_MARK) + _FRAME.size :].decode().partition("\0")
     return FrameMessage(
         slot=slot,
@@ -177,4 +179,5 @@ def _frame_message(data: bytes) -> FrameMessage:
         dropped=dropped,
         stats=FrameStats(*stats),
         marker=marker,
+        slept_s=slept_s,
     )

@@ -30,6 +30,19 @@ _NOT_COOLING = ("fan", "tachometer")
 """Cooling devices whose activity slows nothing down."""
 
 
+def slept_s(read: Callable[[int], float] = time.clock_gettime) -> float:
+    """How long the machine has been suspended since its start, which the monotonic clock leaves out.
+
+    Args:
+        read: Reads a clock of the kernel, seconds.
+
+    Returns:
+        Seconds, which only grow; 0 where the kernel has no such clock.
+    """
+    with_sleep: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0.0 if with_sleep is None else read(with_sleep) - read(time.CLOCK_MONOTONIC)
+
+
 @dataclass(frozen=True, slots=True)
 class Heat:
     """Temperature and power, as far as the machine tells.

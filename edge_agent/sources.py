@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 from bundle.errors import InputError
 from bundle.images import PHOTO_SUFFIXES, decode, read_bytes
 from edge_agent.config import shown_source
+from edge_agent.machine import slept_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ class Picture:
         captured_s: Wall clock when it was read, seconds since 1970 UTC.
         captured_mono_s: Monotonic clock when it was read.
         position_s: Time inside a video file.
+        slept_s: How long the machine had been suspended since its start.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Picture:
     captured_s: float
     captured_mono_s: float
     position_s: float | None = None
+    slept_s: float = field(default_factory=slept_s)
 
 
 @dataclass(frozen=True, slots=True)

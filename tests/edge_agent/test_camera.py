@@ -16,7 +16,8 @@ from bundle.preprocess import resize
 from edge_agent.camera import Camera, Frame, Notice, is_readable
 from edge_agent.config import CameraSection
 from edge_agent.devices import stable_names
-from edge_agent.frames import FrameMessage, decode_message
+from edge_agent.frames import FrameMessage, FrameStats, decode_message, encode_message
+from edge_agent.machine import slept_s
 from edge_agent.ring import FrameRing, RingShape
 from tests.edge_agent.running import write_photos
 from tests.edge_agent.test_sources import write_video
@@ -216,3 +217,31 @@ def test_ring_refuses_a_picture_above_its_size() -> None:
 def test_decode_message_garbage_is_a_camera_error(data: bytes) -> None:
     with pytest.raises(CameraError):
         decode_message(data)
+
+
+def test_camera_of_a_machine_that_was_suspended_has_jumped_once(control: Path) -> None:
+    # The frames lie 0.1 s apart by the monotonic clock, which stands still over a suspend.
+    slept = [0.0, 5.0, 5.0, 5.5, 3600.0, 3600.0]
+    frames = [
+        FrameMessage(0, n, f"frame-{n}", 4, 4, 0, 0.0, 100 + n / 10, None, 0, FrameStats(0, 0, 0, 0), slept_s=slept_s)
+        for n, slept_s in enumerate(slept)
+    ]
+    jumped = []
+    with camera_for(_live(control), command=COMMAND) as camera:
+        for frame in frames:
+            message = decode_message(encode_message(frame))
+            assert isinstance(message, FrameMessage)
+            camera._accept(message)
+            jumped.append(camera.jumped)
+    assert jumped[1:] == [True, False, False, True, False]
+
+
+def test_camera_frames_say_how_long_the_machine_was_suspended(control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with camera_for(_live(control), command=COMMAND) as camera:
+        frame = first(camera, lambda item: isinstance(item, Frame))
+    assert isinstance(frame, Frame)
+    assert abs(frame.message.slept_s - slept_s()) < 1.0
+    clocks = {time.CLOCK_BOOTTIME: 160.0, time.CLOCK_MONOTONIC: 100.0}
+    assert slept_s(lambda clock: clocks[clock]) == 60.0
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert slept_s() == 0.0
