@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -399,12 +398,13 @@ def test_outbox_file_of_an_older_version_opens_at_its_bound(tmp_path: Path) -> N
     file = OutboxFile(tmp_path / "outbox.db", 1 << 20)  # 64 pages
     file._read("DROP TABLE quota")  # the newest table
 
-    def insert(number: int, into: OutboxFile) -> None:
-        with into.transaction(durable=False):
-            into.insert(StoredMessage(number, f"event-{number}", "count", "t/count", None, b"x" * 3500, 0.0))
+    def fill(into: OutboxFile, first: int) -> None:
+        for number in range(first, first + 100):
+            with into.transaction(durable=False):
+                into.insert(StoredMessage(number, f"event-{number}", "count", "t/count", None, b"x" * 3500, 0.0))
 
     with pytest.raises(StoreFullError):
-        deque((insert(number, file) for number in range(1, 100)), maxlen=0)
+        fill(file, 1)
     stored = file.count("message")
     file.close()
     again = OutboxFile(tmp_path / "outbox.db", 1 << 20)
@@ -412,7 +412,7 @@ def test_outbox_file_of_an_older_version_opens_at_its_bound(tmp_path: Path) -> N
         assert again.count("message") == stored > 0
         assert not again.quota_stored().bins
         with pytest.raises(StoreFullError):
-            deque((insert(number, again) for number in range(100, 110)), maxlen=0)
+            fill(again, 1000)
     finally:
         again.close()
 
