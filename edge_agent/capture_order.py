@@ -101,4 +101,5 @@ def open_source(order: CaptureOrder) -> Source:
     path = Path(str(order.source))
     if kind == "video":
         return VideoSource(path, repeat=order.repeat)
-    return FolderSource(path, max_pixels=order.max_pixels, repeat=order.repeat, pause_s=order.pause_s)
+    profile = None if order.profile is None else CameraProfile.model_validate(order.profile)
+    return FolderSource(path, max_pixels=order.max_pixels, repeat=order.repeat, pause_s=order.pause_s, profile=profile)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import cv2
 import numpy as np
 
+from bundle.camera import require_size
 from bundle.errors import InputError
 from bundle.images import PHOTO_SUFFIXES, decode, read_bytes
 from edge_agent.config import shown_source
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+    from bundle.camera import CameraProfile
 
 SourceKind = Literal["folder", "video", "camera"]
 
@@ -126,15 +129,25 @@ class FolderSource:
         max_pixels: Larger pictures are refused before they are decoded.
         repeat: Start again at the end; a photo that cannot be used is named once.
         pause_s: Wait this long before each photo but the first.
+        profile: A photo that it does not fit cannot be used; None lets sizes differ.
     """
 
     live = False
 
-    def __init__(self, folder: Path, *, max_pixels: int, repeat: bool = False, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_pixels: int,
+        repeat: bool = False,
+        pause_s: float = 0.0,
+        profile: CameraProfile | None = None,
+    ) -> None:
         self._folder = folder
         self._max_pixels = max_pixels
         self._repeat = repeat
         self._pause_s = pause_s
+        self._profile = profile
 
     def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
         """Yield the photos; see `Source.read`."""
@@ -161,6 +174,8 @@ class FolderSource:
         try:
             data = read_bytes(self._folder / name)
             image = decode(data, name=shown, max_pixels=self._max_pixels)
+            if self._profile is not None:
+                require_size(image, self._profile)
         except InputError as exc:
             return Unusable(index, shown, _readable(str(exc)))
         return Picture(index, shown, image, data, captured_s, captured_mono_s)

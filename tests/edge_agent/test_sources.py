@@ -3,13 +3,16 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import cv2
 import pytest
 
+from bundle.camera import CameraProfile
 from bundle.errors import InputError
 from bundle.images import encode_jpeg
+from edge_agent.capture_order import CaptureOrder, open_source
 from edge_agent.sources import (
     FolderSource,
     Picture,
@@ -111,6 +114,24 @@ def test_folder_source_repeat_names_a_bad_photo_once_and_ends_without_a_good_one
     assert isinstance(next(reader), Unusable)
     with pytest.raises(InputError, match="no usable photo"):
         next(reader)
+
+
+def test_folder_source_photo_that_does_not_fit_the_profile_is_named_and_the_others_read(tmp_path: Path) -> None:
+    write_photos(tmp_path, [1, 2])
+    (tmp_path / "0000a.jpg").write_bytes(encode_jpeg(cv2.resize(grey(3), (80, 60))))
+    profile = CameraProfile(camera="camera", created=datetime(2026, 3, 4, tzinfo=timezone.utc), frame_wh=(64, 48))
+    order = CaptureOrder(
+        source=str(tmp_path),
+        start=0,
+        slots=1,
+        max_pixels=10_000,
+        preprocessing={},
+        profile=profile.model_dump(mode="json"),
+    )
+    items = list(open_source(order).read(0, _mark))
+    assert [item.name for item in items] == ["0000.jpg", "0000a.jpg", "0001.jpg"]
+    (refused,) = [item for item in items if isinstance(item, Unusable)]
+    assert "80x60" in refused.problem
 
 
 def test_folder_source_starts_where_it_is_told_and_repeats(tmp_path: Path) -> None:
