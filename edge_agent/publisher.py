@@ -93,6 +93,7 @@ class Publisher:
         self._status: bytes | None = None
         self._status_sent: bytes | None = None
         self._last_words: bytes | None = None
+        self._said_refused: set[tuple[str, str]] = set()
         self._stop = threading.Event()
         self.worker = Worker(
             "mqtt",
@@ -257,6 +258,8 @@ class Publisher:
         """
         packet, _ = session.in_flight.pop(ack.mid, (None, 0.0))
         if packet is None or packet.row is None:
+            if packet is not None and ack.refusal is not None:
+                self._say_refused_once(packet.topic, ack.refusal)
             return None
         entry = self._open[packet.row]
         entry.unacked -= 1
@@ -270,6 +273,12 @@ class Publisher:
             return None
         self.counts_delivered += entry.message.kind == "count"
         return entry.message
+
+    def _say_refused_once(self, topic: str, refusal: str) -> None:
+        """The status is made anew every while, and what a broker refuses of it once, it refuses again."""
+        if (topic, refusal) not in self._said_refused:
+            self._said_refused.add((topic, refusal))
+            _LOG.error("the broker refuses what is said on %s: %s", topic, refusal)
 
     def _refuse(self, entry: Open, ack: Ack) -> None:
         attempts = entry.attempts + 1

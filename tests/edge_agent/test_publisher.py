@@ -136,6 +136,20 @@ def test_publisher_refused_for_ever_is_set_aside_and_the_rest_goes_on(world: Wor
     assert world.outbox.numbers().drops == {"messages_refused": 1}
 
 
+def test_publisher_status_that_is_refused_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def answer(p: Publication) -> Ack | None:
+        return Ack(0, "larger than the broker takes", for_ever=True) if p.topic == world.topics.status else Ack(0)
+
+    world.start(SimulatedLink(answer=answer))
+    for number in range(3):
+        world.publisher.set_status(json.dumps({"state": "online", "number": number}).encode())
+        wait_until(lambda: len(world.published(world.topics.status)) > number)  # noqa: B023 - called at once
+        world.put(number)
+        wait_until(lambda: world.outbox.is_empty)
+    told = [record.getMessage() for record in caplog.records if world.topics.status in record.getMessage()]
+    assert told == [f"the broker refuses what is said on {world.topics.status}: larger than the broker takes"]
+
+
 def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_path: Path) -> None:
     world = World(tmp_path)
     refused: list[Publication] = []
