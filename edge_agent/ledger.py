@@ -113,8 +113,11 @@ class Ledger:
             return
         ids = [key for key, event_id in self.file.events() if self.receipts.names(event_id)]
         if ids:
-            with self.file.transaction():
-                self.file.delete("message", ids)
+            try:
+                with self.file.transaction():
+                    self.file.delete("message", ids)
+            except StoreFullError:
+                self.make_room(ids)
         self.receipts.forget()
 
     def _drop(self, table: Table, ids: Sequence[int], why: str) -> None:
