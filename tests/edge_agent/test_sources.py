@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import cv2
+import numpy as np
 import pytest
 
 from bundle.camera import CameraProfile
@@ -118,7 +119,7 @@ def test_folder_source_repeat_names_a_bad_photo_once_and_ends_without_a_good_one
 
 def test_folder_source_photo_that_does_not_fit_the_profile_is_named_and_the_others_read(tmp_path: Path) -> None:
     write_photos(tmp_path, [1, 2])
-    (tmp_path / "0000a.jpg").write_bytes(encode_jpeg(cv2.resize(grey(3), (80, 60))))
+    (tmp_path / "0000a.jpg").write_bytes(encode_jpeg(np.zeros((60, 80, 3), np.uint8)))
     profile = CameraProfile(camera="camera", created=datetime(2026, 3, 4, tzinfo=timezone.utc), frame_wh=(64, 48))
     order = CaptureOrder(
         source=str(tmp_path),
