@@ -26,9 +26,19 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
 
-_FAULTS = ("close", "die", "stall", "freeze", "black", "torn", "resize")
+_FAULTS = {
+    "close": "unplugged",
+    "die": "died",
+    "stall": "no frame",
+    "freeze": "frozen",
+    "black": "dark",
+    "torn": "torn",
+    "resize": "changed the size",
+}
+"""What each fault is called in the robot's status. On a busy machine a camera may be lost for a moment by itself: then
+no further event says that it is lost, but the status says why it is."""
 _BLINDING = ("black", "torn")
-_QUICK = """stall_s = 0.5
+_QUICK = """stall_s = 1.0
 open_timeout_s = 5.0
 [cameras.gate]
 frozen_s = 0.5
@@ -69,6 +79,11 @@ class _Bench:
     def _events(self, name: str) -> int:
         return sum(json.loads(message.payload)["event"] == name for message in self._subscriber.of("/event"))
 
+    def _reasons(self, since: int) -> list[str]:
+        """Why the robot was degraded, in every status from the so many-th on."""
+        found = [json.loads(message.payload)["reasons"] for message in self._subscriber.of("/status")[since:]]
+        return [reason for reasons in found for reason in reasons]
+
     def counts_between(self, begin_s: float, end_s: float, label: str | None = None) -> int:
         found = 0
         for message in self._subscriber.of("/count"):
@@ -83,15 +98,18 @@ class _Bench:
 
     def suffer(self, order: str) -> Fault:
         """Let the camera fail, wait until it is said, cure it, wait for a right count."""
-        bad, good = ("camera_blind", "camera_sees") if order in _BLINDING else ("camera_lost", "camera_back")
-        before, healed = self._events(bad), self._events(good)
+        bad = "camera_blind" if order in _BLINDING else "camera_lost"
+        since = len(self._subscriber.of("/status"))
         began_s, clock_s = self.show(order), time.monotonic()
-        wait_until(lambda: self._events(bad) > before, what=f"{bad} after {order}")
+        wait_until(
+            lambda: self._events(bad) and any(_FAULTS[order] in reason for reason in self._reasons(since)),
+            what=f"{bad} after {order}",
+        )
         detected_s = time.monotonic() - clock_s
         # Before the cure: a frame stamped just before it may show it.
         false_counts = self.counts_between(began_s, time.time())
         cured_s, clock_s = self.show("2"), time.monotonic()
-        wait_until(lambda: self._events(good) > healed, what=f"{good} after {order}", timeout_s=90)
+        wait_until(lambda: not self._reasons(-1), what=f"a status without reasons after {order}", timeout_s=90)
         wait_until(lambda: self.counts_between(cured_s, time.time(), "2"), what=f"a count after {order}")
         return Fault(
             order,
