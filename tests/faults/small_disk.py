@@ -24,7 +24,7 @@ def on_small_disk(point: Path, program: str, options: str = "size=12m") -> str:
     if shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
         pytest.skip("this user may not mount a small disk (unshare -rm)")
     done = subprocess.run(
-        [*mount, sys.executable, "-c", program, str(point)], capture_output=True, text=True, timeout=900, check=False
+        [*mount, sys.executable, "-c", program, str(point)], capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
