@@ -38,6 +38,10 @@ def keep_freed_memory() -> bool:
     return all(mallopt(key, value) == 1 for key, value in settings)
 
 
+class OutOfMemoryError(InputError):
+    """Memory ran out, the machine's or a GPU's; the run needs smaller batches or photos."""
+
+
 @contextmanager
 def memory_error(asked: str) -> Iterator[None]:
     """Turn memory that ran out, the machine's or a GPU's, into one message.
@@ -49,14 +53,14 @@ def memory_error(asked: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        InputError: Memory ran out; the checkpoint before it is intact.
+        OutOfMemoryError: Memory ran out; the checkpoint before it is intact.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as exc:
         if isinstance(exc, RuntimeError) and not any(sign in str(exc) for sign in _OUT_OF_MEMORY):
             raise
-        raise InputError(
+        raise OutOfMemoryError(
             "there is not enough memory",
             got=f"{asked}; {str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}",
             fix="Lower batch_size and raise accumulate as much, or lower model.size. The last checkpoint is intact.",

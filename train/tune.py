@@ -2,7 +2,7 @@
 
 ```
 OUT/
-  study.json         what is searched, from what base; every worker must agree
+  study.json         what is searched, from what base and files; every worker must agree (train.study)
   journal.log        Optuna's journal (or a database, for many hosts)
   trials/00007/      the run folder of trial 7; trials/00007.lock is held while a process works on it
   tune.json          the table of results, best first
@@ -15,7 +15,6 @@ checkpoint left it, not started again: a dead process holds no lock.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,10 +28,11 @@ from bundle.errors import ConfigError, InputError
 from train.config import load_config
 from train.job import train
 from train.journal import open_journal
+from train.memory import OutOfMemoryError
 from train.run import CONFIG_NAME, STREAM_NAME
-from train.saver import DivergedError
 from train.search import Space, draw
 from train.stream import read_stream
+from train.study import agree, check_space, files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -111,11 +111,12 @@ def tune(
         The table, best first.
 
     Raises:
-        ConfigError: The study in `out` searches something else, or the metric is unknown.
+        ConfigError: The study in `out` searches something else or in other files, the metric is unknown, or the space
+            has a key or a value that no training takes.
         InputError: Dataset, weights or disk cannot be used.
         StopRequestedError: `stop` said so.
     """
-    study = _open_study(tuning)
+    study = _open_study(tuning, place)
     while True:
         try:
             with _claimed(study, tuning) as trial:
@@ -152,17 +153,24 @@ def results(study: optuna.Study, metric: str) -> list[TrialResult]:
     return sorted(rows, key=lambda row: (rank.get(row.state, 2), sign * row.value if row.value is not None else 0.0))
 
 
-def _open_study(tuning: Tuning) -> optuna.Study:
+def _open_study(tuning: Tuning, place: Place) -> optuna.Study:
     if tuning.metric not in MAXIMISED | MINIMISED:
         raise ConfigError(
             "there is no such figure to tune by",
             got=repr(tuning.metric),
             expected=", ".join(sorted(MAXIMISED | MINIMISED)),
         )
+    check_space(tuning.base, tuning.space)
+    wanted = {
+        "metric": tuning.metric,
+        "space": {key: asdict(dimension) for key, dimension in tuning.space.items()},
+        "base": dict(tuning.base),
+        **files_of(tuning.base, place),
+    }
     try:
         (tuning.out / "trials").mkdir(parents=True, exist_ok=True)
         with _locked(tuning.out / "claim.lock"):
-            _agree(tuning)
+            agree(tuning.out, wanted)
             return _study(tuning)
     except OSError as exc:
         raise InputError(f"cannot write the study {tuning.out}", got=exc.strerror) from exc
@@ -179,28 +187,6 @@ def _study(tuning: Tuning) -> optuna.Study:
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=1) if tuning.prune else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
-
-
-def _agree(tuning: Tuning) -> None:
-    """Write down what is searched, or refuse to mix two searches in one folder."""
-    path = tuning.out / "study.json"
-    wanted = {
-        "metric": tuning.metric,
-        "space": {key: asdict(dimension) for key, dimension in tuning.space.items()},
-        "base": dict(tuning.base),
-    }
-    wanted = json.loads(json.dumps(wanted))
-    if not path.exists():
-        durable.write_json(path, wanted)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found != wanted:
-        differing = ", ".join(sorted(key for key in wanted if wanted[key] != found.get(key)))
-        raise ConfigError(
-            f"the study in {tuning.out} searches something else",
-            got=f"another {differing}",
-            fix="Use the flags it was started with, or another --out.",
-        )
 
 
 @contextmanager
@@ -240,21 +226,14 @@ def _run_trial(
     progress: Progress,
     stop: Callable[[], bool],
 ) -> None:
-    config = load_config(None, draw(tuning.space, trial).items(), base=tuning.base)
-    folder = tuning.out / "trials" / f"{trial.number:05d}"
-    progress.line(f"trial {trial.number}{' goes on' if (folder / CONFIG_NAME).exists() else ''}: {trial.params}")
-    report = _reporter(trial, tuning.metric)
     try:
-        # Killed between its checkpoint and its report, a trial has epochs that the study has not heard of.
-        for record in read_stream(folder / STREAM_NAME, "epoch") if (folder / STREAM_NAME).exists() else ():
-            report(record)
-        where = replace(place, out=folder, resume=True, overwrite=False)
-        figures = train(config, where, progress=progress, stop=stop, on_epoch=report)
+        figures = _train(trial, tuning, place, progress, stop)
     except optuna.TrialPruned:
         progress.line(f"trial {trial.number} is behind the others and ends")
         study.tell(trial, state=TrialState.PRUNED)
-    except DivergedError as exc:
-        # A point of the space that does not train is a result, not the end.
+    except (ConfigError, OutOfMemoryError) as exc:
+        # A point of the space that does not train (DivergedError is a ConfigError) is a result, not the end: left
+        # running, it would meet every restart first.
         trial.set_user_attr("why", str(exc))
         study.tell(trial, state=TrialState.FAIL)
         progress.line(f"trial {trial.number} failed: {exc}")
@@ -262,6 +241,20 @@ def _run_trial(
         value = _final(figures, tuning.metric, trial)
         study.tell(trial, value)
         progress.line(f"trial {trial.number}: {tuning.metric} {value:.4f}")
+
+
+def _train(
+    trial: optuna.Trial, tuning: Tuning, place: Place, progress: Progress, stop: Callable[[], bool]
+) -> dict[str, Any]:
+    config = load_config(None, draw(tuning.space, trial).items(), base=tuning.base)
+    folder = tuning.out / "trials" / f"{trial.number:05d}"
+    progress.line(f"trial {trial.number}{' goes on' if (folder / CONFIG_NAME).exists() else ''}: {trial.params}")
+    report = _reporter(trial, tuning.metric)
+    # Killed between its checkpoint and its report, a trial has epochs that the study has not heard of.
+    for record in read_stream(folder / STREAM_NAME, "epoch") if (folder / STREAM_NAME).exists() else ():
+        report(record)
+    where = replace(place, out=folder, resume=True, overwrite=False)
+    return train(config, where, progress=progress, stop=stop, on_epoch=report)
 
 
 def _final(figures: dict[str, Any], metric: str, trial: optuna.Trial) -> float:

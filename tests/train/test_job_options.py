@@ -16,6 +16,7 @@ from train.data.shards import ShardOptions, write_shards
 from train.job import train
 from train.load import cpu_ticks, shares
 from train.loop import StopRequestedError
+from train.memory import OutOfMemoryError
 from train.place import Place
 from train.progress import Silent
 from train.run import load_run
@@ -129,7 +130,7 @@ def test_train_out_of_memory_is_one_message_and_keeps_the_checkpoint(
         return 0.01
 
     monkeypatch.setattr("train.loop.learning_rate", full)
-    with pytest.raises(InputError, match=r"not enough memory.*batch_size"):
+    with pytest.raises(OutOfMemoryError, match=r"not enough memory.*batch_size"):
         train(config(), _place(tiny_dataset, tmp_path / "run", checkpoint_s=0.0), progress=Silent())
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["position"]["step"] == 4
 

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 
 pytest.importorskip("optuna", reason="tuning needs the package optuna")
 
-from bundle.errors import ConfigError
-from tests.train.tiny import CONFIG
+from bundle.errors import ConfigError, InputError
+from tests.train.tiny import CONFIG, make_dataset
 from train.cli_tune import tune as tune_command
 from train.journal import cut_torn_line, open_journal
+from train.memory import OutOfMemoryError
 from train.place import Place
 from train.progress import Silent
 from train.search import Choices, Range, parse_space
@@ -94,6 +95,93 @@ def test_tune_trial_that_diverges_fails_and_the_study_goes_on(
     rows = tune(_tuning(tmp_path / "t"), _place(tiny_dataset), progress=Silent())
     assert [row.state for row in rows] == ["fail", "fail"]
     assert "not a number" in rows[0].why
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("no memory"), ConfigError("there is no such network")])
+def test_tune_trial_that_cannot_be_trained_fails_and_the_study_goes_on(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    outcomes: Iterator[Exception | None] = iter([error, None])
+
+    def fake(*_: object, **__: object) -> dict[str, float]:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+        return {"rmse_posterior_mean": 1.0}
+
+    monkeypatch.setattr("train.tune.train", fake)
+    rows = tune(_tuning(tmp_path / "t"), _place(tiny_dataset), progress=Silent())
+    assert [(row.number, row.state, row.why) for row in rows] == [(1, "complete", ""), (0, "fail", str(error))]
+
+
+def test_tune_disk_that_refuses_ends_the_tuning_and_keeps_the_trial(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> dict[str, float]:
+        raise InputError("the disk is full")
+
+    tuning = _tuning(tmp_path / "t", trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.tune.train", refuse)
+        with pytest.raises(InputError, match="disk is full"):
+            tune(tuning, _place(tiny_dataset), progress=Silent())
+    monkeypatch.setattr("train.tune.train", lambda *_, **__: {"rmse_posterior_mean": 1.0})
+    assert [row.state for row in tune(tuning, _place(tiny_dataset), progress=Silent())] == ["complete"]
+
+
+@pytest.mark.parametrize(
+    ("key", "dimension"),
+    [
+        ("optimizer.typo", Range(0.1, 0.2)),
+        ("optimizer.lr", Range(-1.0, 0.1)),
+        ("ema", Range(0.5, 1.0)),
+        ("batch_size", Choices((8, 0))),
+    ],
+)
+def test_tune_space_that_no_training_takes_is_refused_before_the_study_is_made(
+    tiny_dataset: Path, tmp_path: Path, key: str, dimension: Range | Choices
+) -> None:
+    with pytest.raises(ConfigError, match=key):
+        tune(_tuning(tmp_path / "t", space={key: dimension}), _place(tiny_dataset), progress=Silent())
+    assert not (tmp_path / "t").exists()
+
+
+def _tune_quickly(out: Path, place: Place, monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    monkeypatch.setattr("train.tune.train", lambda *_, **__: {"rmse_posterior_mean": 1.0})
+    tune(_tuning(out, trials=1, **changes), place, progress=Silent())
+
+
+def test_tune_another_dataset_in_the_same_folder_is_refused(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _tune_quickly(tmp_path / "t", _place(tiny_dataset), monkeypatch)
+    with pytest.raises(ConfigError, match="another dataset"):
+        _tune_quickly(tmp_path / "t", _place(make_dataset(tmp_path, 40)), monkeypatch)
+
+
+def test_tune_other_weights_in_the_same_folder_are_refused(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, path = CONFIG | {"model.weights": "file"}, tmp_path / "weights.pt"
+    place = Place(dataset=tiny_dataset, out=tiny_dataset, weights=path)
+    path.write_bytes(b"first")
+    _tune_quickly(tmp_path / "t", place, monkeypatch, base=base)
+    path.write_bytes(b"second")
+    with pytest.raises(ConfigError, match="another weights"):
+        _tune_quickly(tmp_path / "t", place, monkeypatch, base=base)
+
+
+def test_tune_study_of_an_earlier_version_learns_its_dataset_from_its_trials(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(_tuning(tmp_path / "t", trials=1), _place(tiny_dataset), progress=Silent())
+    path = tmp_path / "t" / "study.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({key: now[key] for key in ("metric", "space", "base")}))
+    with pytest.raises(ConfigError, match="another dataset"):
+        _tune_quickly(tmp_path / "t", _place(make_dataset(tmp_path, 40)), monkeypatch)
+    _tune_quickly(tmp_path / "t", _place(tiny_dataset), monkeypatch)
+    assert json.loads(path.read_text()) == now
 
 
 def test_tune_another_search_in_the_same_folder_is_refused(tiny_dataset: Path, tmp_path: Path) -> None:
