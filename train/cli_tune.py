@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,13 @@ import click
 from bundle.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from train.tune import TrialResult
 
 _FOLDER = click.Path(path_type=Path)
 _STOPPED_EXIT_CODE = 75
+_POLL_S = 0.1
 
 
 @click.command()
@@ -33,7 +38,7 @@ _STOPPED_EXIT_CODE = 75
 @click.option("--prune/--no-prune", default=True, show_default=True, help="End trials behind the median.")
 @click.option("--storage", help="Database URL for many hosts, postgresql://...; default: a journal in --out.")
 @click.option("--parallel", type=click.IntRange(1), default=1, show_default=True, help="Processes on this host.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the search.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the search, with the process's number.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(1), help="Threads per process. [default: every core]")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON object on stdout.")
@@ -68,19 +73,21 @@ def tune(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # n
         **{name: flags[name] for name in ("metric", "trials", "seed", "prune", "storage")},
     )
     place = Place(dataset=dataset, out=out, weights=flags["weights"], device=flags["device"], threads=flags["threads"])
-    others = [subprocess.Popen(_alone(sys.argv), stdout=subprocess.DEVNULL) for _ in range(flags["parallel"] - 1)]
+    failed: list[int] = []
     try:
-        with StopOnSignal() as stop, RichProgress() as progress:
+        with StopOnSignal() as stop, RichProgress() as progress, _workers(flags["parallel"] - 1) as others:
             rows = run_tuning(tuning, place, progress=progress, stop=stop)
+            if others:
+                failed = _join(others, stop)
+                # The table as the others left it; and what one of them left unfinished is done here.
+                rows = run_tuning(tuning, place, progress=progress, stop=stop)
     except StopRequestedError:
-        for process in others:
-            process.terminate()
         click.echo(f"bintally: stopped; the study is in {out}. Start the same command to go on.", err=True)
         sys.exit(_STOPPED_EXIT_CODE)
-    finally:
-        for process in others:
-            process.wait()
     _print(rows, flags["metric"], as_json=as_json)
+    if failed:
+        click.echo(f"bintally: {len(failed)} of the other processes failed, exit codes {failed}", err=True)
+        sys.exit(failed[0] if failed[0] > 0 else 1)
 
 
 def _base(flags: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +104,33 @@ def _base(flags: dict[str, Any]) -> dict[str, Any]:
     base |= dict(setting(text) for text in flags["settings"])
     load_config(None, base=base)
     return base
+
+
+@contextmanager
+def _workers(number: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start the same command some times more; whatever ends this one asks them to stop at a checkpoint."""
+    others: list[subprocess.Popen[bytes]] = []
+    try:
+        # Sessions of their own: Ctrl-C would reach them beside our SIGTERM, and a second signal does not wait.
+        while len(others) < number:
+            others.append(subprocess.Popen(_alone(sys.argv), stdout=subprocess.DEVNULL, start_new_session=True))
+        yield others
+    finally:
+        for process in others:
+            process.terminate()
+        for process in others:
+            process.wait()
+
+
+def _join(others: Sequence[subprocess.Popen[bytes]], stop: Callable[[], bool]) -> list[int]:
+    """Wait for the other processes; gives the exit codes of those that failed."""
+    from train.loop import StopRequestedError
+
+    while any(process.poll() is None for process in others):
+        if stop():
+            raise StopRequestedError
+        time.sleep(_POLL_S)
+    return [process.returncode for process in others if process.returncode]
 
 
 def _alone(argv: list[str]) -> list[str]:

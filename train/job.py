@@ -162,7 +162,7 @@ def _claim(config: TrainConfig, place: Place, dataset_sha256: str, mirror: Mirro
     failed: BintallyError | None = None
     if ranks.first:
         try:
-            if mirror is not None and place.resume and not (place.out / CONFIG_NAME).exists() and mirror.fetch():
+            if mirror is not None and _meet(mirror, place):
                 progress.line(f"fetched the run from {place.mirror}")
             found = prepare_folder(config, place, dataset_sha256)
             if mirror is not None:
@@ -173,6 +173,20 @@ def _claim(config: TrainConfig, place: Place, dataset_sha256: str, mirror: Mirro
     if ranks.any(here=failed is not None):
         raise failed or ConfigError("the first process could not prepare the run folder", got=place.out)
     return found
+
+
+def _meet(mirror: Mirror, place: Place) -> bool:
+    """Fetch the run that the mirror holds, make room for another one there, or refuse; says whether it was fetched."""
+    if place.overwrite:
+        mirror.clear()
+    elif place.resume:
+        return not (place.out / CONFIG_NAME).exists() and mirror.fetch()
+    elif mirror.holds_run():
+        raise ConfigError(
+            f"{place.mirror} already holds a run",
+            fix="Go on with --resume, start again with --overwrite, or choose another --mirror.",
+        )
+    return False
 
 
 def start_learner(config: TrainConfig, place: Place) -> Learner:

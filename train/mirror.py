@@ -72,6 +72,31 @@ class Mirror:
             except (BotoCoreError, ClientError, OSError) as exc:
                 raise DeliveryError(f"cannot write {self._url(name)}", got=str(exc)[:200]) from exc
 
+    def holds_run(self) -> bool:
+        """Say whether a run is there.
+
+        Returns:
+            Whether the bucket holds its configuration.
+
+        Raises:
+            DeliveryError: The bucket cannot be read.
+        """
+        return self._get(CONFIG_NAME) is not None
+
+    def clear(self) -> None:
+        """Delete the run, its checkpoint first: what is left of it is then never resumed from.
+
+        Raises:
+            DeliveryError: The bucket refused.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for name in (*reversed(RESUMED_FROM), *RESULT):
+            try:
+                self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
+            except (BotoCoreError, ClientError, OSError) as exc:
+                raise DeliveryError(f"cannot delete {self._url(name)}", got=str(exc)[:200]) from exc
+
     def fetch(self) -> bool:
         """Bring what a run needs to go on into an empty run folder.
 

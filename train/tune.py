@@ -56,7 +56,7 @@ class Tuning:
         space: What trials differ in.
         metric: Which figure decides.
         trials: Trainings in all, over every process and restart.
-        seed: Of the sampler.
+        seed: Of the sampler, to which each process adds its number: one seed does not repeat a search.
         prune: End trials that are behind the median of the others at the same epoch.
         storage: URL of a database for many hosts; None keeps a journal in `out`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.simulators.object_store import MotoStore
 from tests.train.tiny import config
 from train.job import train
 from train.loop import StopRequestedError
-from train.mirror import Mirror
+from train.mirror import RESULT, RESUMED_FROM, Mirror
 from train.place import Place
 from train.progress import Silent
 
@@ -34,7 +35,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[MotoStore]:
 
 
 def _place(dataset: Path, out: Path, mirror: str | None, **changes: Any) -> Place:  # noqa: ANN401 - fields of Place
-    return Place(dataset=dataset, out=out, device="cpu", threads=1, mirror=mirror, resume=True, **changes)
+    return Place(dataset=dataset, out=out, device="cpu", threads=1, mirror=mirror, **{"resume": True, **changes})
 
 
 def test_train_on_a_fresh_machine_goes_on_from_the_mirror(store: MotoStore, tiny_dataset: Path, tmp_path: Path) -> None:
@@ -60,6 +61,50 @@ def test_train_on_a_fresh_machine_goes_on_from_the_mirror(store: MotoStore, tiny
     assert all(torch.equal(whole[name], new[name]) for name in whole)
     keys = set(store.keys())
     assert {f"runs/first/{name}" for name in ("checkpoint.pt", "config.json", "model.pt", "report.html")} <= keys
+
+
+def test_train_without_resume_leaves_another_run_in_the_mirror_alone(
+    store: MotoStore, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    url = f"s3://{store.bucket}/runs/first"
+    _push_run(tmp_path / "old", url)
+    with pytest.raises(ConfigError, match=r"s3://.* already holds a run"):
+        train(config(), _place(tiny_dataset, tmp_path / "new", url, resume=False), progress=Silent())
+    assert not (tmp_path / "new").exists()
+    assert Mirror(url, tmp_path / "again").fetch()
+    assert (tmp_path / "again" / "checkpoint.pt").read_bytes() == b"checkpoint.pt"
+
+
+def test_train_with_overwrite_leaves_nothing_of_the_old_run_in_the_mirror(
+    store: MotoStore, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    url = f"s3://{store.bucket}/runs/first"
+    _push_run(tmp_path / "old", url)
+    place = _place(tiny_dataset, tmp_path / "new", url, resume=False, overwrite=True)
+    with pytest.raises(StopRequestedError):
+        train(config(), replace(place, checkpoint_s=math.inf), progress=Silent(), stop=lambda: True)
+    assert set(store.keys()) == {f"runs/first/{name}" for name in ("config.json", "metrics.jsonl", "checkpoint.pt")}
+    Mirror(url, tmp_path / "again").fetch()
+    assert (tmp_path / "again" / "checkpoint.pt").read_bytes() != b"checkpoint.pt"
+
+
+def test_mirror_clear_deletes_the_checkpoint_first(
+    store: MotoStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{store.bucket}/runs/first"
+    _push_run(tmp_path / "old", url)
+    mirror = Mirror(url, tmp_path / "old")
+    deleted: list[str] = []
+    monkeypatch.setattr(mirror._client, "delete_object", lambda *, Key, **_: deleted.append(Key))  # noqa: N803
+    mirror.clear()
+    assert deleted[0] == "runs/first/checkpoint.pt"
+
+
+def _push_run(folder: Path, url: str) -> None:
+    folder.mkdir()
+    for name in (*RESUMED_FROM, *RESULT):
+        (folder / name).write_bytes(name.encode())
+    Mirror(url, folder).push((*RESUMED_FROM, *RESULT))
 
 
 def test_mirror_that_is_gone_does_not_end_the_training(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from click.testing import Result
+
 _DEADLINE_S = 120.0
 SPACE = {"optimizer.lr": Range(1e-3, 1e-1, log=True)}
 
@@ -254,6 +256,43 @@ def test_tune_command_bad_fixed_value_is_named_before_the_first_trial(tiny_datas
             catch_exceptions=False,
         )
     assert not (tmp_path / "t").exists()
+
+
+def _tune_beside(code: str, out: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+    """`tune --parallel 2` whose other process runs this code."""
+    monkeypatch.setattr("train.cli_tune._alone", lambda _: [sys.executable, "-c", code])
+    monkeypatch.setattr("train.tune.train", lambda *_, **__: {"rmse_posterior_mean": 1.0})
+    command = [str(dataset), "--out", str(out), "--trials", "1", "--parallel", "2", "--json"]
+    return CliRunner().invoke(tune_command, command, catch_exceptions=False)
+
+
+def test_tune_parallel_process_that_fails_is_the_exit_code_and_the_table_is_whole(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _tune_beside("raise SystemExit(65)", tmp_path / "t", tiny_dataset, monkeypatch)
+    assert found.exit_code == 65
+    assert [row["state"] for row in json.loads(found.stdout)["trials"]] == ["complete"]
+
+
+def test_tune_parallel_sigterm_while_waiting_reaches_the_other_process(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        f"told, table = pathlib.Path({str(told)!r}), pathlib.Path({str(tmp_path / 't' / 'tune.json')!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (told.touch(), sys.exit(75)))\n"
+        "while not table.exists(): time.sleep(0.01)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # or a tune that does not listen would end the tests
+    try:
+        found = _tune_beside(code, tmp_path / "t", tiny_dataset, monkeypatch)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found.exit_code == 75
+    assert told.exists()
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":4,"worker', b"x" * 10_000])
