@@ -40,7 +40,7 @@ def make_ensemble(folders: Sequence[Path], out: Path, *, counts: CountClasses | 
         The figures of its metrics.json, from the answers that the members kept.
 
     Raises:
-        InputError: Not a finished run, or runs that do not belong together.
+        InputError: Not a finished run, an ensemble itself, or runs that do not belong together.
         ConfigError: `out` exists, fewer than two runs, or a member does not know a count class.
     """
     if len(folders) < 2:  # noqa: PLR2004 - a mean of one is no ensemble
@@ -60,6 +60,8 @@ def make_ensemble(folders: Sequence[Path], out: Path, *, counts: CountClasses | 
 
 def _require_alike(run: Run, first: Run) -> None:
     """A member that learned from photos on which the others are judged would make the figures lie."""
+    if run.members:  # config.json lists networks, not trees of them
+        raise InputError(f"{run.folder} is an ensemble itself", fix="Name its members instead.")
     for what, mine, its in (
         ("dataset", run.dataset_sha256, first.dataset_sha256),
         ("training split", run.config.train_split, first.config.train_split),

@@ -57,6 +57,7 @@ class Run:
         preprocessing: How photos become its input.
         config: The resolved configuration.
         config_sha256: Its hash.
+        members: Configurations of an ensemble's members; empty for one network.
         dataset: Folder of the dataset that it learned from.
         dataset_sha256: Hash of that dataset's manifest.
         initial_weights: Where training started from, in words.
@@ -69,6 +70,7 @@ class Run:
     preprocessing: Preprocessing
     config: TrainConfig
     config_sha256: str
+    members: tuple[TrainConfig, ...]
     dataset: Path
     dataset_sha256: str
     initial_weights: str
@@ -141,6 +143,7 @@ def load_run(folder: Path) -> Run:
         preprocessing=preprocessing_of(config.model),
         config=config,
         config_sha256=started.sha256,
+        members=started.members,
         dataset=origin.dataset,
         dataset_sha256=origin.dataset_sha256,
         initial_weights=_initial_weights(started),

@@ -20,7 +20,7 @@ from train.evaluate import Question, evaluate
 from train.job import train
 from train.place import Place
 from train.progress import Silent
-from train.run import CONFIG_NAME, MODEL_NAME, PREDICTIONS_NAME, load_run
+from train.run import CONFIG_NAME, PREDICTIONS_NAME, load_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,11 +86,14 @@ def test_ensemble_of_runs_that_were_judged_on_other_photos_is_refused(
 
 
 def test_ensemble_is_refused_before_anything_is_written(members: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "both"
+    out, nested = tmp_path / "both", tmp_path / "nested"
+    make_ensemble(members, nested)
     cases: list[tuple[list[Path], tuple[str, ...] | None, str]] = [
         ([members[0]], None, "at least two"),
         ([*members], ("1", "2", "3", "4"), "count classes"),
         ([members[0], tmp_path], None, "not a run folder"),
+        ([nested, members[0]], None, "Name its members instead"),
+        ([members[0], nested], None, "Name its members instead"),
     ]
     for folders, counts, message in cases:
         with pytest.raises(BintallyError, match=message):
@@ -109,5 +112,3 @@ def test_ensemble_whose_members_were_edited_is_refused(members: tuple[Path, Path
     (both / CONFIG_NAME).write_text(json.dumps(tree))
     with pytest.raises(ConfigError, match="was edited"):
         load_run(both)
-    (both / CONFIG_NAME).unlink()
-    assert (both / MODEL_NAME).is_file()
