@@ -268,7 +268,7 @@ class Provenance(_Strict):
         dataset: What the photos are, in words.
         config_sha256: Of the resolved training configuration.
         code_version: bintally's version.
-        model: Name of the architecture.
+        model: Name of the architecture, of an ensemble those of all members.
         initial_weights: Where training started from.
         calibrated_from: Digest of the bundle whose numbers were fitted anew; None as exported.
     """

@@ -149,7 +149,7 @@ def _manifest(made: Made, files: dict[str, bytes]) -> Manifest:
             dataset=options.data,
             config_sha256=run.config_sha256,
             code_version=VERSION,
-            model=run.config.model.name,
+            model=run.network,
             initial_weights=run.initial_weights,
         ),
         licence=options.licence,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,12 @@ class Run:
     dataset_sha256: str
     initial_weights: str
     metrics: dict[str, Any]
+
+    @property
+    def network(self) -> str:
+        """Names of its networks: "mobilenet_v2", "2 x mobilenet_v2", "mobilenet_v2 + shufflenet_v2_x0_5"."""
+        names = Counter(one.model.name for one in self.members or (self.config,))
+        return " + ".join(name if times == 1 else f"{times} x {name}" for name, times in names.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def test_ensemble_is_a_run_that_answers_with_the_mean_on_the_classes_of_all(
         torch.testing.assert_close(run.module(images), expected)
     assert run.classes == narrow.classes == ("1", "2", "3")
     assert run.initial_weights.startswith("2 networks")
+    assert (run.network, narrow.network) == ("2 x mobilenet_v2", "mobilenet_v2")
     kept = [read_answers(folder / PREDICTIONS_NAME, c).narrowed(run.classes) for folder, c in
             ((both, run.classes), (members[0], narrow.classes), (members[1], wide.classes))]  # fmt: skip
     np.testing.assert_allclose(kept[0].logits, (kept[1].logits + kept[2].logits) / 2, rtol=1e-6)
