@@ -276,8 +276,11 @@ def class_imbalance(
 def stalled(records: Sequence[Record], *, now_s: float, limit_s: float = 1800.0) -> list[Finding]:
     """No new record for `limit_s` seconds.
 
+    For whoever watches a run from outside, as `check_stream` does not: a run that hangs cannot say so. Lines of
+    metrics.jsonl carry no time; the watcher stamps them when they appear.
+
     Args:
-        records: Records with "step" and "at_s", seconds on the run's clock.
+        records: Records with "step" and "at_s", seconds on the watcher's clock.
         now_s: The same clock now.
         limit_s: Limit, seconds.
 
