@@ -78,7 +78,7 @@ def train(dataset: Path, out: Path, *, as_json: bool, **flags: Any) -> None:  # 
       bintally train data/bins --out runs/first --weights hub --counts 0-6+
       bintally train data/bins --out runs/rates --weights hub --find-lr
       bintally train data/bins --out runs/k0 --weights hub --fold 0
-      bintally train data/bins --out runs/small --teacher runs/k0 --teacher runs/k1 --set distill.weight=0.7
+      bintally train data/bins --out runs/small --fold 0 --teacher runs/k0 --set distill.weight=0.7
       torchrun --nproc-per-node 4 -m bintally train data/bins --out runs/wide --mirror s3://models/wide --resume
       bintally train data/abid --out runs/abid --counts 1-5 --supervise 0-10+ \\
           --weights mobilenet_v2.pth --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5 --stages 160x8,224x8

@@ -66,7 +66,7 @@ def find_lr(config: TrainConfig, place: Place, *, progress: Progress, steps: int
     photos = load_split(select_photos(dataset, config.train_split, config.learned), config, place, dataset, progress)
     learner = start_learner(config, place)
     single = config.model_copy(update={"accumulate": 1})
-    stepper = Stepper(learner, single, Ranks(), teachers=open_teachers(config, place))
+    stepper = Stepper(learner, single, Ranks(), teachers=open_teachers(config, place, dataset.digest))
     set_training(learner.model, frozen=config.model.frozen)
     progress.stage("trying rates", steps)
     rates, losses = [], []

@@ -102,7 +102,7 @@ def _train(
     balance_with = config.seed if config.balance == "undersample" else None
     chosen = select_photos(dataset, config.train_split, config.learned, balance_with=balance_with)
     held_back = select_photos(dataset, config.eval_split, config.counts)
-    teachers = open_teachers(config, place)
+    teachers = open_teachers(config, place, dataset.digest)
     mirror = Mirror(place.mirror, place.out) if place.mirror and place.ranks.first else None
     config_sha256 = _claim(config, place, dataset.digest, mirror, progress)
     path, state = place.out / CHECKPOINT_NAME, None
@@ -210,12 +210,13 @@ def start_learner(config: TrainConfig, place: Place) -> Learner:
     return build_learner(model, config, device, channels_last=True)
 
 
-def open_teachers(config: TrainConfig, place: Place) -> Teachers | None:
+def open_teachers(config: TrainConfig, place: Place, dataset_sha256: str) -> Teachers | None:
     """Load whom to learn from.
 
     Args:
         config: The student's.
         place: Names them, and the device.
+        dataset_sha256: Hash of the manifest that the student learns from.
 
     Returns:
         The teachers, or None where none are named.
@@ -226,7 +227,7 @@ def open_teachers(config: TrainConfig, place: Place) -> Teachers | None:
     """
     if not place.teachers:
         return None
-    return Teachers(place.teachers, config, preprocessing_of(config.model), device_of(place))
+    return Teachers(place.teachers, config, preprocessing_of(config.model), device_of(place), dataset_sha256)
 
 
 def load_split(

@@ -113,7 +113,8 @@ class Stepper:
         losses = labels(targets) if blend is None else blend.losses(labels, targets)
         if self._teachers is not None:
             share = config.distill.weight
-            losses = (1 - share) * losses + share * self._teachers.loss(logits, images, targets)
+            shown = (targets,) if blend is None else (targets, targets[blend.partners])
+            losses = (1 - share) * losses + share * self._teachers.loss(logits, images, *shown)
         total = losses.sum()
         if config.pairs.weight > 0:
             total = total + config.pairs.weight * pair_loss(logits, targets, batch.groups)

@@ -3,7 +3,7 @@
 
 Teachers see the very pictures that the student sees, augmentation included, brought to their own size and
 normalisation; their posteriors are averaged. A teacher answers with the student's count classes, or with all that the
-student learns.
+student learns; where both kinds teach, the wide ones are asked for their posterior given the count classes.
 """
 
 from __future__ import annotations
@@ -36,28 +36,41 @@ class Teachers:
         config: The student's configuration.
         spec: The student's preprocessing.
         device: Where to compute.
+        dataset_sha256: Hash of the manifest that the student learns from; None where nobody is judged on it.
 
     Raises:
         InputError: Not a finished run.
-        ConfigError: A teacher answers with other classes, or does not squash as the student does.
+        ConfigError: A teacher answers with other classes, does not squash as the student does, or learned from photos
+            that the student is judged on.
     """
 
-    def __init__(self, folders: Sequence[Path], config: TrainConfig, spec: Preprocessing, device: str) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        config: TrainConfig,
+        spec: Preprocessing,
+        device: str,
+        dataset_sha256: str | None = None,
+    ) -> None:
         self._config, self._spec = config, spec
         self._runs = [_checked(load_run(folder), config) for folder in folders]
         for run in self._runs:
+            if run.dataset_sha256 == dataset_sha256:
+                _require_unseen(run, config)
+        for run in self._runs:
             run.module.to(device).requires_grad_(requires_grad=False)
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
-        narrow = self._runs[0].classes != config.learned
+        narrow = any(run.classes != config.learned for run in self._runs)
         self._columns = config.readout if narrow else slice(0, len(config.learned))
 
-    def loss(self, logits: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, images: Tensor, *targets: Tensor) -> Tensor:
         """Distance of the student's posterior to the teachers' mean one.
 
         Args:
             logits: float32 (N, K), the student's.
             images: float32 (N, 3, h, w), the student's inputs.
-            targets: int64 (N,); photos of a class that the teachers do not know count nothing.
+            targets: int64 (N,); where pictures are blends, also their partners'. A picture that shows a photo of a
+                class that the teachers do not know counts nothing.
 
         Returns:
             float32 (N,), Kullback-Leibler divergence times the squared temperature.
@@ -67,7 +80,8 @@ class Teachers:
             answers = [torch.softmax(self._ask(run, images) / heat, dim=1) for run in self._runs]
             wanted = torch.stack(answers).mean(dim=0)
         said = torch.log_softmax(logits[:, self._columns] / heat, dim=1)
-        known = (targets >= self._columns.start) & (targets < self._columns.stop)
+        shown = torch.stack(targets)
+        known = ((shown >= self._columns.start) & (shown < self._columns.stop)).all(dim=0)
         return functional.kl_div(said, wanted, reduction="none").sum(dim=1) * heat**2 * known
 
     def _ask(self, run: Run, images: Tensor) -> Tensor:
@@ -80,7 +94,7 @@ class Teachers:
         if images.shape[2:] != size:
             images = functional.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         answered: Tensor = run.module(images)
-        return answered.float()
+        return answered.float()[:, self._columns] if run.classes == self._config.learned else answered.float()
 
 
 def teacher_hashes(folders: Sequence[Path]) -> tuple[str, ...]:
@@ -115,3 +129,15 @@ def _checked(run: Run, config: TrainConfig) -> Run:
             expected=config.model.resize,
         )
     return run
+
+
+def _require_unseen(run: Run, config: TrainConfig) -> None:
+    """A teacher hands on what it saw: figures on photos that it learned from would lie."""
+    judged_on = set(config.eval_split.split(","))
+    learned_from = {part for one in run.members or (run.config,) for part in one.train_split.split(",")}
+    if seen := sorted(judged_on & learned_from):
+        raise ConfigError(
+            f"the teacher {run.folder} learned from photos that the student is judged on",
+            got=", ".join(seen),
+            fix="Take teachers that were trained on the student's own training split (the same --fold).",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +14,17 @@ from bundle.errors import ConfigError, InputError
 from tests.train.tiny import config, make_dataset
 from train.data.manifest import Dataset
 from train.data.shards import ShardOptions, write_shards
+from train.ensemble import make_ensemble
 from train.job import train
 from train.load import cpu_ticks, shares
 from train.loop import StopRequestedError
 from train.memory import OutOfMemoryError
+from train.model import preprocessing_of
 from train.place import Place
 from train.progress import Silent
 from train.run import load_run
 from train.stream import read_stream
+from train.teachers import Teachers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +66,44 @@ def test_train_with_pairs_corn_teacher_and_fp16_resumes_bit_for_bit(
     whole, cut = _weights(tmp_path / "whole"), _weights(tmp_path / "cut")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert load_run(tmp_path / "cut").config.distill.teachers_sha256 != ()
+
+
+def test_train_with_mixup_and_teachers_of_both_widths_resumes_bit_for_bit(
+    tiny_dataset: Path, teacher: Path, tmp_path: Path
+) -> None:
+    wide = ["0", "1", "2", "3", "4+"]
+    train(config(epochs=1, counts=wide), _place(tiny_dataset, tmp_path / "wide"), progress=Silent())
+    wanted = config(epochs=1, supervise=wide, mixup__alpha=0.4)
+    place = _place(tiny_dataset, tmp_path / "whole", teachers=(tmp_path / "wide", teacher))
+    train(wanted, place, progress=Silent())
+    place = replace(place, out=tmp_path / "cut", resume=True, checkpoint_s=math.inf)
+    stop = iter([False] * 3 + [True]).__next__
+    with pytest.raises(StopRequestedError):
+        train(wanted, place, progress=Silent(), stop=stop)
+    train(wanted, place, progress=Silent())
+    whole, cut = _weights(tmp_path / "whole"), _weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_teachers_know_nothing_of_a_blend_with_a_class_that_is_not_theirs(teacher: Path) -> None:
+    wanted = config(supervise=["0", "1", "2", "3", "4+"])
+    teachers = Teachers([teacher], wanted, preprocessing_of(wanted.model), "cpu")
+    own, partners = torch.tensor([1, 1, 0, 4]), torch.tensor([3, 4, 2, 0])
+    losses = teachers.loss(torch.randn(4, 5), torch.rand(4, 3, 32, 32), own, partners)
+    assert (losses > 0).tolist() == [True, False, False, False]
+
+
+def test_train_teacher_that_saw_what_the_student_is_judged_on_is_refused(
+    tiny_dataset: Path, teacher: Path, tmp_path: Path
+) -> None:
+    make_ensemble([teacher, teacher], tmp_path / "both")
+    swapped = config(train_split="val", eval_split="train")
+    for folder in (teacher, tmp_path / "both"):
+        place = _place(tiny_dataset, tmp_path / "run", teachers=(folder,))
+        with pytest.raises(ConfigError, match=r"learned from photos that the student is judged on.*train.*--fold"):
+            train(swapped, place, progress=Silent())
+    assert not (tmp_path / "run").exists()
+    Teachers([teacher], swapped, preprocessing_of(swapped.model), "cpu", "0" * 64)  # another dataset's splits
 
 
 def test_train_teacher_of_other_classes_is_refused(tiny_dataset: Path, teacher: Path, tmp_path: Path) -> None:
