@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,8 @@ def ranges(  # noqa: PLR0913 - one parameter per option
     from calibration.refit_ranges import refit_ranges
 
     if background:
-        os.nice(LEAST_PRIORITY)
+        with suppress(OSError):  # a service may be forbidden to
+            os.nice(LEAST_PRIORITY)
     now = datetime.now(timezone.utc)
     found = refit_ranges(Paths(bundle, visits, out), now=now, engine=engine, cache=cache, progress=_show_progress)
     if as_json:
