@@ -35,7 +35,9 @@ class Mirrored(nn.Module):
             float32 (N, K), mean logits.
         """
         logits: Tensor = self.network(torch.cat([images, images.flip(3)]))
-        return torch.unflatten(logits, 0, (2, -1)).mean(dim=0)
+        # A plain number: an exported graph then needs no arithmetic on shapes, which nothing can quantise.
+        classes = int(logits.shape[1])
+        return logits.reshape(2, -1, classes).mean(dim=0)
 
 
 class Ensemble(nn.Module):

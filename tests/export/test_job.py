@@ -22,7 +22,11 @@ from export.linter import Finding, lint
 from export.options import BUDGET, Options
 from export.to_onnx import infer_torch
 from train.data.manifest import Dataset
-from train.run import load_run
+from train.ensemble import make_ensemble
+from train.job import train
+from train.place import Place
+from train.progress import Silent
+from train.run import load_run, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -174,6 +178,21 @@ def test_export_run_judges_both_int8_models(exported: Exported) -> None:
     results = exported.bundle.manifest.parity.results
     assert [result.role for result in results] == ["cpu", "tensorrt"]
     assert all(result.accuracy_drop_ci is not None for result in results)
+
+
+def test_export_run_ensemble_that_looks_twice_is_packed_and_names_every_network(
+    small_run: Path, tmp_path: Path
+) -> None:
+    config = read_config(small_run).config
+    other = {"name": "shufflenet_v2_x0_5", "options": {}}
+    config = config.model_copy(update={"epochs": 1, "model": config.model.model_copy(update=other)})
+    place = Place(dataset=load_run(small_run).dataset, out=tmp_path / "other", threads=1)
+    train(config, place, progress=Silent())
+    make_ensemble([small_run, tmp_path / "other"], tmp_path / "both")
+    options = replace(_OPTIONS, tensorrt=False, float_convs=0, tta=True)
+    exported = export_run(tmp_path / "both", tmp_path / "b", options, step=lambda _: None)
+    assert exported.bundle.manifest.provenance.model == "mobilenet_v2 + shufflenet_v2_x0_5"
+    assert "Network: mobilenet_v2 + shufflenet_v2_x0_5, " in exported.bundle.read("card.md").decode()
 
 
 def test_export_run_without_tensorrt_has_two_models(small_run: Path, tmp_path: Path) -> None:
