@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bundle.counter import Counter
-    from edge_agent.frame_path import Outcome
+    from edge_agent.completion import Outcome
     from edge_agent.messages import Totals
     from edge_agent.parts import Parts
     from edge_agent.rows import Entry

@@ -1,28 +1,23 @@
 """A frame's way through the agent, in one function: gate -> preprocess + infer -> fuse -> decide -> outbox.
 
-Everything that decides is a pure function from `gate`, `visit` and `decide`; this file joins them to the counter and
-the outbox. What is remembered of a camera lies in `view`, which picture leaves the robot is chosen in `evidence`, and
-what the outbox stores is written in `count_message`.
+Everything that decides is a pure function from `gate`, `visit` and `decide`; this file joins them to the counter. What
+is remembered of a camera lies in `view`; what becomes of a visit that is over is `completion`'s.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bundle.counter import count_from_posterior, fuse
 from bundle.errors import EngineError
 from edge_agent import visit
 from edge_agent.camera_profile import MovedWatch
-from edge_agent.count_message import Stamp, count_entry, count_message, with_image
+from edge_agent.completion import Completion, Outcome
 from edge_agent.drift_watch import DriftWatch
 from edge_agent.evidence import Evidence
 from edge_agent.gate import judge
-from edge_agent.machine import ClockWatch
-from edge_agent.messages import new_event_id
 from edge_agent.recorder import MAX_FRAMES
 from edge_agent.swap import Counters
 from edge_agent.view import Look, view_of
@@ -31,41 +26,19 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Mapping, Sequence
 
-    from bundle.counter import Count, Counter
-    from bundle.drift import DriftEvent
+    from bundle.counter import Counter
     from edge_agent.camera import Camera, Frame
     from edge_agent.commands.visit_requests import VisitRequests
     from edge_agent.config import CameraSection, UploadsSection
-    from edge_agent.decide import UploadReason
     from edge_agent.frames import FrameMessage
-    from edge_agent.messages import CountMessage, Topics
+    from edge_agent.messages import Topics
     from edge_agent.quota import Quota
     from edge_agent.recorder import Recorder
-    from edge_agent.rows import Entry
     from edge_agent.telemetry import Telemetry
     from edge_agent.view import Seen, View
 
 _LIVE_FLAGS = {"repeated", "torn"}
 """A file may hold the same photo twice, and one that ends in a painted floor; the missing end of a file is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a frame led to.
-
-    Attributes:
-        entry: A count for the outbox, when the frame completed a visit.
-        rejected: Why a completed visit gave no count.
-        drift: What was found about the visits of this camera.
-        frozen: The camera repeats its picture and must be restarted.
-        rescan: A bin that should be looked at again, because the count is unsure.
-    """
-
-    entry: Entry | None = None
-    rejected: str | None = None
-    drift: DriftEvent | None = None
-    frozen: bool = False
-    rescan: str | None = None
 
 
 class FramePath:
@@ -107,17 +80,22 @@ class FramePath:
         self._counters = Counters(counter)
         self._drift = DriftWatch(counter.bundle)
         self._moved = MovedWatch(cameras, clock)
-        self._threshold = 0.0
         self._requests = requests
         self._recorder = recorder
-        self._robot = robot
-        self._topics = topics
-        self._records = records
         self._evidence = Evidence(uploads, upload_prefix, telemetry, quota, rng)
         self._telemetry = telemetry
+        self._completion = Completion(
+            robot=robot,
+            topics=topics,
+            records=records,
+            evidence=self._evidence,
+            telemetry=telemetry,
+            requests=requests,
+            recorder=recorder,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
         self._clock = clock
-        self._wall_clock = wall_clock
-        self._clock_watch = ClockWatch(clock)
         self._views = {name: view_of(settings, camera) for name, (settings, camera) in cameras.items()}
 
     @property
@@ -143,7 +121,7 @@ class FramePath:
             threshold: Least confidence of a confident count; the bundle's own wins when it is higher.
             uploads: Which images leave the robot.
         """
-        self._threshold, self._evidence.settings = threshold, uploads
+        self._completion.threshold, self._evidence.settings = threshold, uploads
 
     def close(self) -> None:
         """Free every counter."""
@@ -285,52 +263,6 @@ class FramePath:
     def _complete(self, view: View, camera: Camera, last: Frame | None) -> Outcome:
         """Turn the frames of a visit into one count."""
         seen = self._close(view)
-        if seen.first is None:
-            return self._reject(seen)
-        counter, request = seen.counter or self.counter, seen.request
-        count = self._count(counter, seen)
-        picture = self._evidence.choose(count, view, seen.best, None if last is None else (camera, last))
-        message = count_message(
-            view, seen, seen.first, counter=counter, count=count, records=self._records, stamp=self._stamp()
-        )
-        entry = self._entry(message, seen.first, picture)
-        self._recorder.put(message, seen.recorded)
-        if request is not None:
-            entry = replace(entry, companions=(self._requests.answer(request, message, ""),))
-        drift = self._drift.visit(camera.name, count) if counter is self.counter else None
-        return Outcome(entry=entry, drift=drift, rescan=self._rescan(view, camera, message))
-
-    def _reject(self, seen: Seen) -> Outcome:
-        """Give a visit up of which no frame can be counted."""
-        self._telemetry.count("visits_rejected")
-        rejected = ", ".join(sorted(seen.flags)) or "no frame"
-        entry = None if seen.request is None else self._requests.answer(seen.request, None, rejected)
-        return Outcome(entry=entry, rejected=rejected)
-
-    def _count(self, counter: Counter, seen: Seen) -> Count:
-        rule = counter.bundle.manifest.calibration.interval
-        threshold = max(counter.threshold, self._threshold)
-        count = count_from_posterior(fuse(np.stack(seen.posteriors)), counter.classes, threshold, rule)
-        self._telemetry.count("visits")
-        self._telemetry.count("unsure", int(not count.confident))
-        return count
-
-    def _stamp(self) -> Stamp:
-        synchronised = self._clock_watch.quality.synchronised
-        return Stamp(new_event_id(self._wall_clock()), self._robot, self._clock(), synchronised)
-
-    def _entry(self, message: CountMessage, first: FrameMessage, picture: tuple[UploadReason, bytes] | None) -> Entry:
-        """What the outbox stores: the count, and its picture if one was chosen and the quotas let it go."""
-        prefix, image = self._evidence.prefix, None
-        if picture is not None and prefix is not None:
-            spent = self._evidence.admit(message.bin_id, len(picture[1]))
-            if spent is not None:
-                message, image = with_image(message, prefix, *picture, spent)
-        return count_entry(message, self._topics, first.captured_mono_s, image)
-
-    def _rescan(self, view: View, camera: Camera, message: CountMessage) -> str | None:
-        """A bin to look at again: only a robot that is there can, so files never ask."""
-        if message.confident or not camera.live:
-            return None
-        allowed = view.rescans.admit(message.bin_id, view.settings.visit.rescans_per_hour, self._clock())
-        return message.bin_id if allowed else None
+        counter = seen.counter or self.counter
+        drift = self._drift if counter is self.counter else None
+        return self._completion.complete(view, camera, seen, last, counter=counter, drift=drift)
