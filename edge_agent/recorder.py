@@ -1,7 +1,8 @@
 """Visits written down for a recalibration job, in the format of `bundle.visits`, while one runs and only then.
 
-The frame path hands frames over and never waits: a thread writes them, and what it cannot keep up with is left out. The
-folder is bounded in visits and bytes; the oldest visit goes first.
+The frame path hands frames over and never waits: a thread writes them, and what it cannot keep up with is left out.
+Each job has a folder of its own, named by its id: it sees the visits that were counted while it ran, also before the
+agent was started anew, and no others. The folder is bounded in visits and bytes; the oldest visit goes first.
 """
 
 from __future__ import annotations
@@ -33,46 +34,57 @@ _PNG_START = b"\x89PNG"
 
 
 class Recorder:
-    """Writes visits into a folder.
+    """Writes visits into the folder of a job.
 
     Args:
-        folder: Where to; exists while a job runs.
-        max_bytes: Of the folder.
+        root: Holds the folder of the job; exists while one runs.
+        max_bytes: Of that folder.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder = folder
-        self.active = False
+    def __init__(self, root: Path, max_bytes: int) -> None:
         self.written = 0
         self.left_out = 0
+        self._root = root
+        self._job: Path | None = None
         self._max_bytes = max_bytes
-        self._waiting: queue.Queue[tuple[VisitRecord, list[bytes]]] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.Queue[tuple[Path, VisitRecord, list[bytes]]] = queue.Queue(_MAX_WAITING)
         self._visits: deque[tuple[str, int]] = deque()
         self._over = False
-        self._sweeping = threading.Lock()
+        self._folders = threading.Lock()
         self._stop = threading.Event()
         self.worker = Worker("recorder", self._work, backoff=Backoff(1.0, 30.0), stop=self._stop)
 
-    def begin(self, *, fresh: bool) -> None:
-        """Write visits from now on.
+    @property
+    def active(self) -> bool:
+        """A job wants visits."""
+        return self._job is not None
+
+    def begin(self, job: str) -> Path:
+        """Write visits for a job from now on.
 
         Args:
-            fresh: Whatever lies there is an earlier job's and goes, also when the end of an agent kept that job from
-                removing it. Otherwise visits are written beside those of a job that the end of an agent has cut short.
+            job: Its id. What was written for it before the agent was started anew stays; that of others goes.
+
+        Returns:
+            The folder of its visits.
 
         Raises:
             OSError: The disk refused.
         """
-        with self._sweeping:
-            self._over = self._over or fresh
-            self._remove_old()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._visits = deque(_sizes(self.folder))
-            self.active = True
+        folder = self._root / job
+        with self._folders:
+            self._over = False
+            folder.mkdir(parents=True, exist_ok=True)
+            for other in self._root.iterdir():
+                if other.name != job:
+                    _remove(other)
+            self._visits = deque(_sizes(folder))
+            self._job = folder
+        return folder
 
     def end(self) -> None:
         """Write no more; the thread removes what was written."""
-        self.active = False
+        self._job = None
         self._over = True
 
     def put(self, message: CountMessage, frames: list[bytes]) -> None:
@@ -82,7 +94,8 @@ class Recorder:
             message: Its count.
             frames: JPEG or PNG files, those that were counted.
         """
-        if not self.active or not frames:
+        job = self._job
+        if job is None or not frames:
             return
         names = tuple(
             f"{message.event_id}-{number}.{'png' if data.startswith(_PNG_START) else 'jpg'}"
@@ -96,7 +109,7 @@ class Recorder:
             captured_at=message.captured_at if sure else None,
         )
         try:
-            self._waiting.put_nowait((record, frames))
+            self._waiting.put_nowait((job, record, frames))
         except queue.Full:
             self.left_out += 1
 
@@ -109,7 +122,7 @@ class Recorder:
         Returns:
             Whether it ended.
         """
-        self.active = False
+        self._job = None
         self._stop.set()
         return self.worker.join(timeout_s)
 
@@ -117,38 +130,42 @@ class Recorder:
         while not self._stop.is_set():
             self.worker.tick()
             try:
-                record, frames = self._waiting.get(timeout=_WAIT_S)
+                job, record, frames = self._waiting.get(timeout=_WAIT_S)
             except queue.Empty:
                 self._sweep()
                 continue
-            if not self.active:
-                continue
-            try:
-                write_visit(self.folder, record, frames)
-            except OSError as exc:
-                self.left_out += 1
-                _LOG.warning("a visit could not be written for the recalibration: %s", exc.strerror)
-                continue
-            self.written += 1
-            self._visits.append((record.visit, sum(map(len, frames))))
-            self._bound()
+            with self._folders:
+                if job == self._job:  # not of a job that has ended since
+                    self._write(job, record, frames)
 
-    def _sweep(self) -> None:
-        # Held, because the next job may begin while the visits of the last one, thousands of files, are removed.
-        with self._sweeping:
-            self._remove_old()
-
-    def _remove_old(self) -> None:
-        if self._over and not self.active:
-            self._over = False
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _bound(self) -> None:
+    def _write(self, job: Path, record: VisitRecord, frames: list[bytes]) -> None:
+        try:
+            write_visit(job, record, frames)
+        except OSError as exc:
+            self.left_out += 1
+            _LOG.warning("a visit could not be written for the recalibration: %s", exc.strerror)
+            return
+        self.written += 1
+        self._visits.append((record.visit, sum(map(len, frames))))
         while len(self._visits) > _MAX_VISITS or sum(size for _, size in self._visits) > self._max_bytes:
             name, _ = self._visits.popleft()
             # The record first: a visit is there whole or not at all.
-            for file in sorted(self.folder.glob(f"{name}*"), key=lambda path: path.suffix != ".json"):
+            for file in sorted(job.glob(f"{name}*"), key=lambda path: path.suffix != ".json"):
                 file.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        # Held, because the next job may begin while the visits of the last one, thousands of files, are removed.
+        with self._folders:
+            if self._over and not self.active:
+                self._over = False
+                _remove(self._root)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sizes(folder: Path) -> list[tuple[str, int]]:

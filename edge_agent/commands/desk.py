@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -170,10 +171,10 @@ class Desk:
         """Commands that an earlier run of the agent began and did not end.
 
         Returns:
-            Them, to be given to a runner.
+            Them, to be given to a runner: what had begun first, then in the order of their acceptance.
         """
         found = []
-        for row in self._memory.open():
+        for row in sorted(self._memory.open(), key=_begun):
             try:
                 command = parse(row.name, row.request, retained=False)
             except CommandError:  # written by another version: nothing of it can be resumed
@@ -216,3 +217,12 @@ class Desk:
     def _note(self, entry: Entry) -> None:
         if entry.command is not None:
             self._memory.note(entry.command, entry.payload)
+
+
+def _begun(row: StoredCommand) -> tuple[bool, str]:
+    """Sorts open commands: ids of messages sort by time."""
+    try:
+        said = str(json.loads(row.result)["event_id"])
+    except (ValueError, KeyError, TypeError):
+        said = ""
+    return row.state == "accepted", said

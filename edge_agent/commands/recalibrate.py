@@ -75,14 +75,9 @@ class RecalibrateHandler(Handler):
 
     def run(self, order: Order, progress: Progress) -> Done | None:
         """Run the job; see `Handler.run`."""
-        command = cast("Recalibrate", order.command)
-        self._switch.store()
-        _require_installed(ranges=command.ranges)
-        if moved := self._moved():
-            raise CommandError(Reason.CAMERA_MOVED, moved)
-        self._recorder.begin(fresh=not order.resumed)
         try:
-            final = self._follow(order, progress)
+            self._check(order)
+            final = self._follow(order, progress, self._recorder.begin(order.id))
         except BaseException:
             self._recorder.end()
             raise
@@ -102,13 +97,21 @@ class RecalibrateHandler(Handler):
 
     resume = run
 
-    def _follow(self, order: Order, progress: Progress) -> dict[str, Any] | None:
+    def _check(self, order: Order) -> None:
+        """Refuse what cannot work. One that had begun goes on: its switch may be made, and must be watched."""
+        command = cast("Recalibrate", order.command)
+        self._switch.store()
+        _require_installed(ranges=command.ranges)
+        if not order.resumed and (moved := self._moved()):
+            raise CommandError(Reason.CAMERA_MOVED, moved)
+
+    def _follow(self, order: Order, progress: Progress, visits: Path) -> dict[str, Any] | None:
         """Start the job and relay its words.
 
         Returns:
             Its result; None when it ended without one, or was ended because the agent ends.
         """
-        options = ("--store", str(self._switch.root), "--visits", str(self._recorder.folder), "--engine", self._engine)
+        options = ("--store", str(self._switch.root), "--visits", str(visits), "--engine", self._engine)
         child = subprocess.Popen(
             [*self._command, *options, "--request", "-", "--background", "--json"],
             cwd=_ROOT,

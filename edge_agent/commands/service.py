@@ -73,7 +73,10 @@ class Commands:
 
     def start(self) -> None:
         """Start the threads, and settle what an earlier run of the agent left open."""
-        for order in self.desk.left_open():
+        left = self.desk.left_open()
+        if not any(order.name == "recalibrate" for order in left):
+            self._recorder.end()  # visits of a job whose result an earlier run stored, but did not live to remove them
+        for order in left:
             if type(order.command) is Command:
                 words = "it was begun by another version of the agent"
                 self.desk.end(order, CommandError(Reason.INTERRUPTED, words, state="failed"), lambda: False)

@@ -8,7 +8,8 @@ import textwrap
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -18,11 +19,14 @@ from edge_agent.commands.order import Order
 from edge_agent.commands.parse import parse
 from edge_agent.commands.reasons import CommandError
 from edge_agent.commands.recalibrate import RecalibrateHandler
+from edge_agent.messages import utc
 from edge_agent.recorder import Recorder
+from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import make_bundle
 
 if TYPE_CHECKING:
     from edge_agent.commands.bundles import Switch
+    from edge_agent.messages import CountMessage
 
 _ROOT = Path(__file__).resolve().parents[3]
 _JOB = """
@@ -145,31 +149,60 @@ def test_recalibrate_with_a_camera_that_has_moved_is_refused_before_anything_is_
     assert not recorder.active
 
 
+def _count(visit: str) -> CountMessage:
+    message: Any = SimpleNamespace(event_id=visit, bin_id="b", captured_at=utc(1_700_000_000))
+    return cast("CountMessage", message)
+
+
 def _write_visits(folder: Path, amount: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(amount):
         (folder / f"{number}-0.jpg").write_bytes(b"x")
         (folder / f"{number}.json").write_text("{}")
 
 
-def test_recorder_that_begins_again_keeps_no_visit_of_a_job_that_is_over(tmp_path: Path) -> None:
+def test_recorder_gives_each_job_its_own_visits_alone(tmp_path: Path) -> None:
+    _write_visits(tmp_path / "visits", 2)  # as they lay before jobs had folders
+    for job in ("job-a", "job-b"):
+        folder = Recorder(tmp_path / "visits", 1 << 20).begin(job)
+        assert list(folder.iterdir()) == []
+        _write_visits(folder, 50)
+        assert list((tmp_path / "visits").iterdir()) == [folder]
+    again = Recorder(tmp_path / "visits", 1 << 20).begin("job-b")  # as a resumed job does
+    assert len(list(again.iterdir())) == 100
+
+
+def test_recorder_keeps_what_waits_for_a_job_that_is_over_from_the_next_one(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "visits", 1 << 20)
-    for fresh in (True, True, False):
-        recorder.begin(fresh=fresh)
-        assert list((tmp_path / "visits").iterdir()) == []
-        _write_visits(tmp_path / "visits", 50)
-        recorder.end()
+    recorder.begin("job-a")
+    recorder.put(_count("visit-of-a"), [b"x"])
+    recorder.end()
+    folder = recorder.begin("job-b")
+    recorder.put(_count("visit-of-b"), [b"x"])
+    recorder.worker.start()
+    wait_until(lambda: recorder.written == 1, what="a visit")
+    assert recorder.finish(10)
+    assert {file.stem for file in folder.glob("*.json")} == {"visit-of-b"}
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_recalibrate_after_a_killed_agent_keeps_the_visits_of_its_own_job_alone(
     tmp_path: Path, *, resumed: bool
 ) -> None:
-    made, _, recorder = handler(tmp_path, "hangs")
-    recorder.folder.mkdir()
-    _write_visits(recorder.folder, 3)
+    made, _, _ = handler(tmp_path, "hangs")
     given = replace(order(), resumed=resumed)
+    _write_visits(tmp_path / "visits" / "an-earlier-job", 3)
+    _write_visits(tmp_path / "visits" / given.id, 3 * resumed)
     assert (made.resume if resumed else made.run)(given, Listener(stop_after=4)) is None
-    assert len(list(recorder.folder.iterdir())) == (6 if resumed else 0)
+    assert [folder.name for folder in (tmp_path / "visits").iterdir()] == [given.id]
+    assert len(list((tmp_path / "visits" / given.id).iterdir())) == 6 * resumed
+
+
+def test_recalibrate_that_goes_on_is_not_stopped_by_a_camera_that_seems_to_have_moved(tmp_path: Path) -> None:
+    made, _, _ = handler(tmp_path, "activated")
+    made._moved = lambda: "camera front has moved"
+    done = made.resume(replace(order(), resumed=True), Listener())  # its switch may be made: the watch must not end
+    assert done is not None
 
 
 def test_recalibrate_whose_job_cannot_be_started_writes_no_visits(tmp_path: Path) -> None:
@@ -182,16 +215,16 @@ def test_recalibrate_whose_job_cannot_be_started_writes_no_visits(tmp_path: Path
 
 
 def test_recorder_that_goes_on_knows_what_each_visit_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "visits"
-    folder.mkdir()
+    folder = tmp_path / "visits" / "job"
+    folder.mkdir(parents=True)
     for visit, frames in (("01a-7000", (3, 4)), ("01a-7", (20,))):
         record = VisitRecord(visit=visit, bin_id="b", frames=tuple(f"{visit}-{n}.jpg" for n in range(len(frames))))
         write_visit(folder, record, [b"x" * size for size in frames])
     (folder / "gone-0.jpg").write_bytes(b"its record was never written")
     records = {visit: (folder / f"{visit}.json").stat().st_size for visit in ("01a-7", "01a-7000")}
     monkeypatch.setattr(Path, "glob", None)  # a pass over the folder for each visit
-    recorder = Recorder(folder, 1 << 20)
-    recorder.begin(fresh=False)
+    recorder = Recorder(tmp_path / "visits", 1 << 20)
+    recorder.begin("job")
     assert list(recorder._visits) == [("01a-7", 20 + records["01a-7"]), ("01a-7000", 7 + records["01a-7000"])]
 
 
