@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_agent.decide import MAX_BINS, BinTally, UploadBudget, admit
+from edge_agent.budget import MAX_BINS, BinTally, UploadBudget, admit
 
 if TYPE_CHECKING:
     import sqlite3

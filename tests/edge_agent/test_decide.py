@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from bundle.counter import Count
+from edge_agent.budget import BinTally, UploadBudget, admit
 from edge_agent.config import QuotaSection
-from edge_agent.decide import BinTally, Rescans, UploadBudget, admit, reason_to_upload
+from edge_agent.decide import Rescans, reason_to_upload
 
 
 def _count(*, confident: bool) -> Count:
@@ -58,7 +59,7 @@ def test_bin_tally_holds_each_bin_to_its_bound_and_begins_anew_every_day() -> No
 
 
 def test_bin_tally_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.decide.MAX_BINS", 3)
+    monkeypatch.setattr("edge_agent.budget.MAX_BINS", 3)
     tally = BinTally()
     for name in "abcd":
         tally.admit(name, 1, 0.0)

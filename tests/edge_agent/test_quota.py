@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.budget import UploadBudget
 from edge_agent.config import QuotaSection
-from edge_agent.decide import UploadBudget
 from edge_agent.quota import Quota, Spent, Stored
 from edge_agent.rows import Entry, ImageEntry
 from tests.edge_agent.running import AgentProcess, config_text, write_photos
