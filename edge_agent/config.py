@@ -227,14 +227,15 @@ class S3Section(_Section):
 
     bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-_]{1,62}$")
     prefix: str = Field(default="bintally", max_length=512, pattern=r"^[A-Za-z0-9!_.*'()/-]*$")
-    endpoint_url: str | None = Field(default=None, pattern=r"^https?://")
+    endpoint_url: str | None = Field(default=None, pattern=r"^https?://[^@]+$")
     region: str = Field(default="us-east-1", pattern=r"^[a-z0-9-]{1,32}$")
     credentials_file: Path | None = None
     """A file in the format of ~/.aws/credentials."""
     profile: str | None = Field(default=None, max_length=64)
     iot: IotSection | None = None
     connect_timeout_s: float = Field(default=5.0, ge=0.1, le=120)
-    read_timeout_s: float = Field(default=20.0, ge=0.1, le=600)
+    read_timeout_s: float = Field(default=20.0, ge=0.1, le=200)
+    """For a whole answer, from the last piece of the object that was sent."""
     retry_max_s: float = Field(default=60.0, ge=0.1, le=3600)
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bundle.errors import DeliveryError
 from edge_agent import tls
+from edge_agent.allowance import Allowance
 from edge_agent.config import TlsSection
 from edge_agent.uploads import UploadError
 
@@ -133,6 +134,8 @@ class IotCredentials:
             host, int(port or _HTTPS), timeout=_TIMEOUT_S, context=tls.make_context(files, "[s3.iot]")
         )
         try:
+            connection.connect()
+            connection.sock = Allowance(_TIMEOUT_S, None).guard(connection.sock)
             path = f"/role-aliases/{section.role_alias}/credentials"
             connection.request("GET", path, headers={"x-amzn-iot-thingname": self._thing})
             response = connection.getresponse()

@@ -6,6 +6,7 @@ Invariants:
 - Keys are named by content, so a second PUT of the same key is the same object: `If-None-Match: *` makes it cheap, and
   412 means done. A store that does not know the header is asked without it from then on.
 - Expired or skewed credentials are not retried by boto3: the client is built anew.
+- An answer, however slowly it drips, takes at most `read_timeout_s` after the last piece of the object was sent.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import base64
 import hashlib
 import io
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from bundle.errors import DeliveryError
+from edge_agent.allowance import Allowance
 from edge_agent.uploads import UploadError
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ _CREDENTIALS = frozenset(
         "TokenRefreshRequired",
     }
 )
-_OBJECT = frozenset({"EntityTooLarge", "KeyTooLongError", "InvalidRequest", "MetadataTooLarge"})
+_OBJECT = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge"})
 _FIXES = {
     "NoSuchBucket": "Create the bucket, or correct s3.bucket.",
     "AccessDenied": "Allow s3:PutObject on the prefix for this robot's credentials.",
@@ -49,7 +52,10 @@ _FIXES = {
     "RequestTimeTooSkewed": "Set the robot's clock (NTP).",
 }
 _ALREADY_THERE = 412
-_HEADER_UNKNOWN = frozenset({"NotImplemented", "501", "InvalidArgument"})
+_HEADER_UNKNOWN = frozenset({"NotImplemented", "501", "InvalidArgument", "InvalidRequest"})
+_MAX_ANSWER_BYTES = 1 << 20
+_MAX_CHUNK_S = 60.0
+"""For one piece of an object that is read: less than a thread may be silent."""
 
 
 class _Told(io.BytesIO):
@@ -81,6 +87,7 @@ class S3Target:
         self._credentials = credentials
         self._keys: Keys | None = None
         self._client: S3Client | None = None
+        self._allowance = Allowance(settings.read_timeout_s, _MAX_ANSWER_BYTES)
         self._conditional = True
         self.on_progress: Callable[[], object] = lambda: None
 
@@ -103,39 +110,47 @@ class S3Target:
         except ClientError as exc:
             self._judge(exc.response, key, data, content_type)
         except BotoCoreError as exc:
-            self._client = None
-            raise UploadError(f"{self.name} cannot be reached", got=exc, fix="Check [s3] and the network.") from exc
+            self._drop()
+            got = self._allowance.problem or exc
+            raise UploadError(f"{self.name} cannot be reached", got=got, fix="Check [s3] and the network.") from exc
 
     def _put(self, key: str, data: bytes, content_type: str, digest: str) -> None:
         extra: dict[str, Any] = {"IfNoneMatch": "*"} if self._conditional else {}
-        answer = self._open().put_object(
+        client = self._open()
+        self._allowance.begin()
+        self.on_progress()
+        answer = client.put_object(
             Bucket=self._settings.bucket,
             Key=key,
-            Body=_Told(data, self.on_progress),
+            Body=_Told(data, self._got_on),
             ContentType=content_type,
             ChecksumSHA256=digest,
             **extra,
         )
         if not answer.get("ETag") or answer.get("ChecksumSHA256", digest) != digest:
-            self._client = None  # and its connection to whatever answers there
+            self._drop()  # and its connection to whatever answers there
             raise UploadError(
                 f"{self.name} does not confirm {key}",
                 got="no ETag" if not answer.get("ETag") else "another checksum",
                 fix="Something else answers in its place: check s3.endpoint_url and the network.",
             )
 
+    def _got_on(self) -> None:
+        self._allowance.restart()
+        self.on_progress()
+
     def _judge(self, response: Any, key: str, data: bytes, content_type: str) -> None:  # noqa: ANN401 - boto3's answer is a dict of anything
         code = str(response.get("Error", {}).get("Code", "unknown"))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        if status == _ALREADY_THERE or code == "PreconditionFailed":
+        if self._conditional and (status == _ALREADY_THERE or code == "PreconditionFailed"):
             return
         if code in _HEADER_UNKNOWN and self._conditional:
-            _LOG.info("%s does not know If-None-Match; going on without it", self.name)
+            _LOG.info("%s answers %s; going on without If-None-Match", self.name, code)
             self._conditional = False
             self.put(key, data, content_type)
             return
         if code in _CREDENTIALS:
-            self._client = None
+            self._drop()
             if self._credentials is not None:
                 self._credentials.refused()
         raise UploadError(
@@ -148,8 +163,15 @@ class S3Target:
     def _open(self) -> S3Client:
         keys = None if self._credentials is None else self._credentials.current()
         if self._client is None or keys is not self._keys:
-            self._client, self._keys = _make_client(self._settings, keys), keys
+            self._drop()
+            self._client, self._keys = _make_client(self._settings, keys, self._allowance), keys
         return self._client
+
+    def _drop(self) -> None:
+        """Close the client's connections: the garbage collector would take its time."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
 
 
 def read_object(settings: S3Section, credentials: IotCredentials | None, key: str, chunk_bytes: int) -> Iterator[bytes]:
@@ -170,17 +192,23 @@ def read_object(settings: S3Section, credentials: IotCredentials | None, key: st
     from botocore.exceptions import BotoCoreError, ClientError
 
     keys = None if credentials is None else credentials.current()
+    allowance = Allowance(min(settings.read_timeout_s, _MAX_CHUNK_S), None)
     try:
-        answer = _make_client(settings, keys).get_object(Bucket=settings.bucket, Key=key)
-        yield from answer["Body"].iter_chunks(chunk_bytes)
+        with closing(_make_client(settings, keys, allowance)) as client:
+            body = client.get_object(Bucket=settings.bucket, Key=key)["Body"]
+            with closing(body):
+                for chunk in body.iter_chunks(chunk_bytes):
+                    yield chunk
+                    allowance.restart()
     except ClientError as exc:
         code = str(exc.response.get("Error", {}).get("Code", "unknown"))
         raise DeliveryError(f"s3://{settings.bucket}/{key} cannot be read", got=code, fix=_FIXES.get(code)) from exc
     except BotoCoreError as exc:
-        raise DeliveryError(f"s3://{settings.bucket}/{key} cannot be read", got=exc, fix="Check [s3].") from exc
+        got = allowance.problem or exc
+        raise DeliveryError(f"s3://{settings.bucket}/{key} cannot be read", got=got, fix="Check [s3].") from exc
 
 
-def _make_client(settings: S3Section, keys: Keys | None) -> S3Client:
+def _make_client(settings: S3Section, keys: Keys | None, allowance: Allowance) -> S3Client:
     """Build a client; boto3 is imported here because it costs a third of a second and 30 MB."""
     import boto3
     import botocore.session
@@ -208,4 +236,28 @@ def _make_client(settings: S3Section, keys: Keys | None) -> S3Client:
         raise UploadError(
             f"s3://{settings.bucket} has no usable client", got=exc, fix="Check s3.profile and s3.credentials_file."
         ) from exc
+    _bound(client, allowance)
     return client
+
+
+def _bound(client: Any, allowance: Allowance) -> None:  # noqa: ANN401 - botocore shows no way in: none of this is typed
+    """Let a client's connections read within an allowance: botocore's own timeout begins anew with every byte."""
+    from botocore import awsrequest
+
+    class Plain(awsrequest.AWSHTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock = allowance.guard(self.sock)
+
+    class Secure(awsrequest.AWSHTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.sock = allowance.guard(self.sock)
+
+    class PlainPool(awsrequest.AWSHTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(awsrequest.AWSHTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    client._endpoint.http_session._pool_classes_by_scheme.update(http=PlainPool, https=SecurePool)  # noqa: SLF001

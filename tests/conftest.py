@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.simulators.bundle_factory import make_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simulators.object_store import MotoStore
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -31,3 +37,21 @@ def shared() -> Path:
 def tiny_bundle(tmp_path: Path) -> Path:
     """A valid bundle that counts by brightness; see tests.simulators.bundle_factory."""
     return make_bundle(tmp_path / "tiny-bundle")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[MotoStore]:
+    """A real S3 endpoint with an empty bucket."""
+    from tests.simulators.object_store import MotoStore
+
+    with MotoStore() as made:
+        yield made
+
+
+@pytest.fixture
+def store_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys for `store` where boto3 looks for them."""
+    from tests.simulators.object_store import CREDENTIALS
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)

@@ -6,6 +6,7 @@ import json
 import logging
 import ssl
 import threading
+import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
+    from edge_agent.allowance import Allowance
+
 
 class Provider:
     """AWS IoT's credential endpoint on the loopback.
@@ -37,11 +40,13 @@ class Provider:
         answer: Its body, None for fresh keys.
         server_time: Its clock.
         lifetime_s: Of the keys.
+        pause_s: Between two bytes of its answer.
     """
 
     def __init__(self, authority: Authority) -> None:
         self.asked: list[tuple[str, str | None]] = []
         self.status, self.answer, self.lifetime_s = 200, b"", 3600.0
+        self.pause_s = 0.0
         self.server_time = datetime.now(timezone.utc)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(authority.folder / "server.crt", authority.folder / "server.key")
@@ -63,7 +68,9 @@ class Provider:
                 self.send_header("Date", format_datetime(provider.server_time, usegmt=True))
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                for start in range(0, len(body), 1 if provider.pause_s else len(body)):
+                    self.wfile.write(body[start : start + 1] if provider.pause_s else body)
+                    time.sleep(provider.pause_s)
 
             def log_message(self, *_: object) -> None:
                 return
@@ -181,6 +188,13 @@ def test_answer_of_another_form_is_refused_without_quoting_it(
     assert "hidden" not in str(refused.value)
 
 
+def test_endpoint_that_drips_is_left(authority: Authority, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.iot._TIMEOUT_S", 0.5)
+    provider.pause_s = 0.05
+    with pytest.raises(UploadError, match="cannot be reached"):
+        IotCredentials(section(authority, provider.port), "r1").current()
+
+
 def test_endpoint_that_is_not_ours_or_does_not_know_us_gets_no_request(
     authority: Authority, provider: Provider, tmp_path: Path
 ) -> None:
@@ -210,9 +224,9 @@ def test_uploads_use_the_keys_and_ask_for_new_ones_when_the_store_says_that_they
 
         make_client = edge_agent.s3._make_client
 
-        def watched(settings: S3Section, keys: Keys | None) -> S3Client:
+        def watched(settings: S3Section, keys: Keys | None, allowance: Allowance) -> S3Client:
             used.append(keys)
-            return make_client(settings, keys)
+            return make_client(settings, keys, allowance)
 
         monkeypatch.setattr("edge_agent.s3._make_client", watched)
         target.put("wh1/r1/a.txt", b"a", "text/plain")

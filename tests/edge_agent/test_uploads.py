@@ -15,13 +15,15 @@ from edge_agent.uploads import FolderTarget, Uploader, UploadError, image_key
 from tests.edge_agent.test_outbox import open_ledger
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import free_port
-from tests.simulators.object_store import CREDENTIALS, MotoStore, SimulatedTarget
+from tests.simulators.object_store import CREDENTIALS, SimulatedTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from edge_agent.uploads import Target
+    from tests.simulators.object_store import MotoStore
+
+pytestmark = pytest.mark.usefixtures("store_keys")
 
 _JPEG = b"\xff\xd8 a picture \xff\xd9"
 
@@ -46,18 +48,6 @@ class World:
     def stop(self) -> None:
         self.uploader.finish(5)
         self.outbox.close(5)
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[MotoStore]:
-    with MotoStore() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
 
 
 def _settings(store: MotoStore, **changes: object) -> S3Section:

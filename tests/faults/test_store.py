@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bundle.errors import DeliveryError
 from edge_agent.config import S3Section
-from edge_agent.s3 import S3Target
+from edge_agent.s3 import S3Target, read_object
+from edge_agent.uploads import UploadError
 from tests.edge_agent.test_uploads import World
 from tests.edge_agent.waiting import wait_until
 from tests.faults.network import Network
 from tests.faults.store_front import PORTAL, Answer, Front, refusal
-from tests.simulators.object_store import CREDENTIALS, MotoStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.faults.network import Mode
+    from tests.simulators.object_store import MotoStore
+
+pytestmark = pytest.mark.usefixtures("store_keys")
 
 _OTHER = base64.b64encode(hashlib.sha256(b"something else").digest()).decode()
 _BURST = [
@@ -37,18 +40,6 @@ _BURST = [
     Answer(200, b"", {"ETag": '"0"', "x-amz-checksum-sha256": _OTHER}),
     refusal(404, "NoSuchBucket"),
 ]
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[MotoStore]:
-    with MotoStore() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
 
 
 def target(store: MotoStore, url: str) -> S3Target:
@@ -90,6 +81,52 @@ def test_store_behind_an_ill_network_gets_the_image_once_it_is_well(
         world.stop()
     assert store.get(key) == picture
     assert world.outbox.numbers().drops == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Answer(200, b"X-Drops: " + bytes(1000), drips="head"), "no whole answer in 0.5 s"),
+        (Answer(200, bytes(1000), {"ETag": '"0"'}, drips="body"), "no whole answer in 0.5 s"),
+        (Answer(500, bytes(2 << 20)), "an answer of more than 1048576 B"),
+        (Answer(100), "closed"),
+    ],
+    ids=["head drips", "body drips", "endless", "hangs up in the middle of a promise"],
+)
+def test_store_whose_answer_never_ends_is_left_and_gets_the_image_later(
+    tmp_path: Path, store: MotoStore, answer: Answer, problem: str
+) -> None:
+    with Front(store.port) as front:
+        front.script = [answer]
+        with pytest.raises(UploadError, match=problem):
+            target(store, front.url).put("a/x.jpg", bytes(30_000), "image/jpeg")
+        front.script = [answer] * 2
+        world = World(tmp_path, target(store, front.url))
+        key = world.put(1, str(answer).encode())
+        world.uploader.worker.start()
+        wait_until(lambda: world.outbox.numbers().images == 0, what="the upload")
+        world.stop()
+        wait_until(lambda: front.left == 3 * bool(answer.drips), what="the closed connections")
+    assert store.get(key) == str(answer).encode()
+    assert world.outbox.numbers().drops == {}
+    assert world.uploader.worker.crashes == 0
+
+
+def test_store_that_knows_no_condition_gets_the_image_without_it(store: MotoStore) -> None:
+    with Front(store.port) as front:
+        front.script = [refusal(400, "InvalidRequest")]
+        target(store, front.url).put("unconditional.jpg", b"x", "image/jpeg")
+        assert front.asked == 2
+    assert store.get("unconditional.jpg") == b"x"
+
+
+def test_object_that_drips_is_not_waited_for(store: MotoStore) -> None:
+    store.add("dripping", bytes(20_000))
+    with Network(store.port) as network:
+        network.mode, network.rate = "slow", 2000
+        settings = target(store, f"http://127.0.0.1:{network.port}")._settings
+        with pytest.raises(DeliveryError, match=r"no whole answer in 0\.5 s"):
+            list(read_object(settings, None, "dripping", 20_000))
 
 
 @pytest.mark.soak
