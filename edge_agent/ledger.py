@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections import Counter
@@ -20,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from edge_agent.commands.table import GRACE_S
 from edge_agent.newest import NewestPerBin
-from edge_agent.outbox_file import LOG_BYTES, OutboxFile, StoreFullError, Table
-from edge_agent.outbox_rescue import quarantined_bytes
+from edge_agent.outbox_file import OutboxFile, StoreFullError, Table
+from edge_agent.outbox_schema import LOG_BYTES
+from edge_agent.quarantine import Quarantine
 from edge_agent.receipts import Receipts
-from edge_agent.reserve import Reserve
+from edge_agent.reserve import NO_ROOM, Reserve
 from edge_agent.rows import Entry, StoredImage, StoredMessage
+from edge_agent.salvage import Salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EVICT_IMAGES = 16
 _EVICT_MESSAGES = 64
 _AGED_ROWS = 256
 _UPTIME_EVERY_S = 60.0
 _SWEEP_PAGE = 1000
+_FEW_MESSAGES = 256
+_RESCUE_CHUNKS = 4
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ class Ledger:
         self._opened_s = clock()
         self._reserve = Reserve(limits.path / "reserve")
         self._reserve.restore()
-        self._reserved_bytes = quarantined_bytes(limits.path) + Reserve.SIZE + LOG_BYTES
+        self._quarantine_bytes = Quarantine(file.path).size
+        self._salvage = Salvage(file)
         tallies = file.tallies()
         self._uptime_saved_s = tallies.pop("uptime_s", 0.0)
         # The running time is saved once a minute: after a kill, the newest row knows better.
@@ -86,8 +89,7 @@ class Ledger:
         self._sweep()
         self.receipts = Receipts(limits.path / "receipts")
         self._remove_delivered()
-        self._next_message = 1 + max(file.last_id("message"), file.last_id("dead"))
-        self._next_image = 1 + file.last_id("image")
+        self._next_message, self._next_image = file.next_ids
         self.numbers.messages = file.count("message")
         self.numbers.database_bytes = file.used_bytes
 
@@ -102,7 +104,9 @@ class Ledger:
             if not page.last_id:
                 break
             after = page.last_id
-        lost = self._spool.sweep({event_id: size for event_id, (_, size) in sizes.items()})
+        lost = self._spool.sweep(
+            {event_id: size for event_id, (_, size) in sizes.items()}, keep_others=self._salvage.unfinished
+        )
         self._drop("image", [sizes[event_id][0] for event_id in lost], "images_damaged")
         self.numbers.images = len(sizes) - len(lost)
         self.numbers.image_bytes = sum(size for event_id, (_, size) in sizes.items() if event_id not in lost)
@@ -200,7 +204,7 @@ class Ledger:
         try:
             self._spool.write(data)
         except OSError as exc:
-            if exc.errno in _NO_ROOM and self.numbers.images:
+            if exc.errno in NO_ROOM and self.numbers.images:
                 raise StoreFullError(str(exc)) from exc
             _LOG.warning("%d images cannot be stored and are dropped: %s", len(data), exc)
             return set()
@@ -258,7 +262,7 @@ class Ledger:
     def _make_room_for(self, size: int) -> None:
         used = self.file.used_bytes
         self.numbers.database_bytes = used
-        used += self._reserved_bytes
+        used += self._quarantine_bytes + Reserve.SIZE + LOG_BYTES
         while self.numbers.images and used + self.numbers.image_bytes + size > self._limits.max_bytes:
             if not self._evict_images():
                 return
@@ -328,9 +332,24 @@ class Ledger:
                 self.file.quota.forget()
         self.file.shrink()
         self._reserve.restore()
+        if self._salvage.unfinished and self.numbers.messages < _FEW_MESSAGES:
+            self._continue_rescue()
         first = self.file.oldest_up_s()
         self.numbers.oldest_s = 0.0 if first is None else up_s - first
         self.numbers.database_bytes = self.file.used_bytes
+
+    def _continue_rescue(self) -> None:
+        """Take up what the start had no room for, now that delivery keeps up."""
+        saved = self._salvage.take_rows(
+            self._next_message, self._next_image, late_up_s=self.started_up_s, chunks=_RESCUE_CHUNKS
+        )
+        self._next_message += saved.messages
+        self._next_image += saved.images
+        self.numbers.messages += saved.messages
+        self.numbers.images += saved.images
+        self.numbers.image_bytes += saved.image_bytes
+        if saved.stopped and self.numbers.images:
+            self.make_room([])
 
     def close(self) -> None:
         """Close what is open."""

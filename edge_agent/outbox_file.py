@@ -1,11 +1,10 @@
-"""The outbox's SQLite file: the one place that speaks SQL.
+"""The outbox's SQLite file: what is read from it and written into it.
 
 Invariants:
 - One connection, used by one thread. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write.
 - WAL with synchronous=FULL: a row is there after COMMIT, also after a power cut (measured: NORMAL lost rows, FULL did
   not). Only the removal of what was delivered may go without: a power cut brings back what the consumer drops.
 - Every row carries a checksum, because SQLite does not notice a flipped bit in a payload (197 of 200 went unseen).
-- `max_page_count` bounds the file; deleting still works at the bound.
 """
 
 from __future__ import annotations
@@ -16,43 +15,21 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Literal
 
 from bundle.errors import DeliveryError
-from edge_agent.commands.table import SCHEMA as COMMAND_SCHEMA
 from edge_agent.commands.table import CommandTable, Remembered
-from edge_agent.quota import SCHEMA as QUOTA_SCHEMA
+from edge_agent.outbox_schema import PAGE_BYTES, open_database
 from edge_agent.quota import QuotaTable, Stored
 from edge_agent.rows import Page, StoredImage, StoredMessage, checksum, page_of
+from edge_agent.salvage_table import SalvageTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-APPLICATION_ID = 0x62696E74  # "bint"
-FORMAT = 1
-_PAGE_BYTES = 4096
-_WAL_RESERVE_BYTES = 4 << 20
-LOG_BYTES = 2 << 20
-"""The log is folded into the file long before it is so large, and cut back to it when it was larger."""
-_CHECKPOINT_PAGES = 400
-"""Rarely: the one count in hundreds that has to wait for it is above the 99th percentile."""
 _SHRINK_PAGES = 200
 _MAX_DEAD = 1000
 _BOUND_MARGIN_PAGES = 64
-_MESSAGE = "id, event_id, kind, topic, retained_topic, payload, created_up_s, checksum"
-_IMAGE = "id, event_id, key, size, sidecar, created_up_s, checksum"
-_SCHEMA = """
-CREATE TABLE message (
-    id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, kind TEXT NOT NULL, topic TEXT NOT NULL, retained_topic TEXT,
-    payload BLOB NOT NULL, created_up_s REAL NOT NULL, checksum BLOB NOT NULL
-);
-CREATE TABLE image (
-    id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, key TEXT NOT NULL, size INTEGER NOT NULL, sidecar BLOB NOT NULL,
-    created_up_s REAL NOT NULL, checksum BLOB NOT NULL
-);
-CREATE TABLE dead (
-    id INTEGER PRIMARY KEY, event_id TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, reason TEXT NOT NULL
-);
-CREATE TABLE tally (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
-"""
+MESSAGE_COLUMNS = "id, event_id, kind, topic, retained_topic, payload, created_up_s, checksum"
+IMAGE_COLUMNS = "id, event_id, key, size, sidecar, created_up_s, checksum"
 
 Table = Literal["message", "image"]
 
@@ -77,35 +54,12 @@ class OutboxFile:
         self.commits = 0
         self._durable = True
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            for pragma in (
-                f"page_size={_PAGE_BYTES}",
-                "auto_vacuum=INCREMENTAL",
-                "journal_mode=WAL",
-                "synchronous=FULL",
-                f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
-                f"journal_size_limit={LOG_BYTES}",
-                "trusted_schema=OFF",
-                "cell_size_check=ON",
-                "mmap_size=0",
-                "temp_store=MEMORY",
-            ):
-                self._connection.execute(f"PRAGMA {pragma}")
-            if self._pragma("user_version") == 0:
-                self._create()
-            self._connection.executescript(f"BEGIN IMMEDIATE; {COMMAND_SCHEMA} {QUOTA_SCHEMA} COMMIT;")
-            # After the tables: an older version's file may stand at its bound and lack one of them.
-            bound = max(64, (max_bytes - _WAL_RESERVE_BYTES) // _PAGE_BYTES)
-            self._connection.execute(f"PRAGMA max_page_count={bound}")
+            self._connection = open_database(path, max_bytes)
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
         self.commands = CommandTable(self._connection)
         self.quota = QuotaTable(self._connection)
-
-    def _create(self) -> None:
-        self._connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; COMMIT;"
-        )
+        self.salvage = SalvageTable(self._connection)
 
     def _broken(self, exc: sqlite3.Error) -> DeliveryError:
         # After a failed fsync the state of the page cache is unknown: only a new process knows what is on disk.
@@ -146,7 +100,7 @@ class OutboxFile:
 
     def insert(self, row: StoredMessage | StoredImage) -> None:
         """Insert a row, inside a transaction."""
-        table, columns = ("message", _MESSAGE) if isinstance(row, StoredMessage) else ("image", _IMAGE)
+        table, columns = ("message", MESSAGE_COLUMNS) if isinstance(row, StoredMessage) else ("image", IMAGE_COLUMNS)
         values = (*astuple(row), checksum(row))
         marks = ", ".join("?" * len(values))
         self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", values)  # noqa: S608 - constants
@@ -199,12 +153,12 @@ class OutboxFile:
         Raises:
             DeliveryError: The file is broken.
         """
-        rows = self._read(f"SELECT {_MESSAGE} FROM message WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
+        rows = self._read(f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
         return page_of([(_message(row), row[-1]) for row in rows])
 
     def images(self, after: int, limit: int) -> Page[StoredImage]:
         """Read images in the order of upload; see `messages`."""
-        rows = self._read(f"SELECT {_IMAGE} FROM image WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
+        rows = self._read(f"SELECT {IMAGE_COLUMNS} FROM image WHERE id > ? ORDER BY id LIMIT ?", after, limit)  # noqa: S608 - constant
         return page_of([(_image(row), row[-1]) for row in rows])
 
     def oldest_messages(self, kind: str, limit: int) -> list[int]:
@@ -251,6 +205,11 @@ class OutboxFile:
         """Highest id in use, 0 for an empty table."""
         return int(str(self._read(f"SELECT coalesce(max(id), 0) FROM {table}")[0][0]))  # noqa: S608 - literal
 
+    @property
+    def next_ids(self) -> tuple[int, int]:
+        """Ids for the next message and the next image: above all that are in use."""
+        return 1 + max(self.last_id("message"), self.last_id("dead")), 1 + self.last_id("image")
+
     def oldest_up_s(self) -> float | None:
         """Agent running time when the oldest message was stored, None without messages."""
         rows = self._read("SELECT created_up_s FROM message ORDER BY id LIMIT 1")
@@ -288,10 +247,21 @@ class OutboxFile:
         except sqlite3.Error as exc:
             raise self._broken(exc) from exc
 
+    def salvaged(self, folder: str, part: str) -> int | None:
+        """How far rows of a damaged file were taken over; see `SalvageTable.reached`.
+
+        Raises:
+            DeliveryError: The file is broken.
+        """
+        try:
+            return self.salvage.reached(folder, part)
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
+
     @property
     def used_bytes(self) -> int:
         """Bytes on disk, without the log."""
-        return self._pragma("page_count") * _PAGE_BYTES
+        return self._pragma("page_count") * PAGE_BYTES
 
     @property
     def is_at_bound(self) -> bool:

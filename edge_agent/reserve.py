@@ -5,12 +5,15 @@ On a full disk SQLite cannot delete either, since the deletion goes through its 
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What a disk says that has no room."""
 _RESTORE_ABOVE_BYTES = 64 << 20
 
 
@@ -44,11 +47,20 @@ class Reserve:
         """
         if self._file.exists():
             return
-        status = os.statvfs(self._file.parent)
-        if status.f_bavail * status.f_frsize < above_bytes:
+        if free_bytes(self._file.parent) < above_bytes:
             return
         try:
             with self._file.open("xb") as file:
                 os.posix_fallocate(file.fileno(), 0, self.SIZE)
         except OSError:
             self._file.unlink(missing_ok=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of a folder.
+
+    Raises:
+        OSError: The disk does not say.
+    """
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize

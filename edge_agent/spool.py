@@ -104,11 +104,12 @@ class Spool:
                 with suppress(FileNotFoundError, IsADirectoryError):
                     path.unlink()
 
-    def sweep(self, expected: Mapping[str, int]) -> set[str]:
+    def sweep(self, expected: Mapping[str, int], *, keep_others: bool = False) -> set[str]:
         """Bring the folder in line with the rows, at start.
 
         Args:
             expected: Size of each image that has a row, by event id.
+            keep_others: Leave files without a row alone, because rows are missing.
 
         Returns:
             Event ids whose file is missing or has another size.
@@ -119,6 +120,6 @@ class Spool:
                 event_id = entry.name.removesuffix(_SUFFIX)
                 if entry.name.endswith(_SUFFIX) and event_id in expected and entry.is_file(follow_symlinks=False):
                     found[event_id] = entry.stat(follow_symlinks=False).st_size
-                elif not entry.is_dir(follow_symlinks=False):
+                elif not keep_others and not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
         return {event_id for event_id, size in expected.items() if found.get(event_id) != size}

@@ -1,6 +1,7 @@
 """SIGKILL at every system call that changes the disk, one after the other; or an error in its place.
 
     python -m tests.faults.syscalls ledger          every kill point of outbox and image spool
+    python -m tests.faults.syscalls rescue          every kill point of the rescue of an outbox
     python -m tests.faults.syscalls store           every kill point of installing and switching bundles
     python -m tests.faults.syscalls errors          EIO, ENOSPC and slowness instead of a kill
 
@@ -23,7 +24,7 @@ import click
 
 from bundle.errors import BintallyError
 from bundle.store import Store
-from tests.faults.writer import Said, inspect_ledger
+from tests.faults.writer import Said, inspect_ledger, inspect_rescue, make_foreign
 from tests.simulators.bundle_factory import make_bundle
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ CALLS = (
     *("fallocate", "sendfile", "copy_file_range"),
 )
 _MOST = 400
+_RESCUED = 600
 
 
 def run_with_fault(arguments: list[str], call: str, fault: str) -> subprocess.CompletedProcess[str]:
@@ -100,6 +102,18 @@ def ledger_broken(scratch: Path, said: Said) -> list[str]:
     return inspect_ledger(scratch / "state", said) + inspect_ledger(scratch / "state", said)
 
 
+def rescues(every: int = 1, calls: Sequence[str] = CALLS) -> Iterator[tuple[str, list[str]]]:
+    """Kill rescues of the same outbox at every point."""
+    with tempfile.TemporaryDirectory() as made:
+        make_foreign(Path(made) / "foreign", _RESCUED)
+
+        def arguments(scratch: Path) -> list[str]:
+            shutil.copytree(Path(made) / "foreign", scratch / "state")
+            return ["rescue", str(scratch / "state")]
+
+        yield from kill_points(arguments, lambda scratch, _: inspect_rescue(scratch / "state", _RESCUED), every, calls)
+
+
 def store_arguments(scratch: Path) -> list[str]:
     """A store with one active bundle, and another bundle to come."""
     one, other = make_bundle(scratch / "one"), make_bundle(scratch / "other", version="2.0.0")
@@ -143,12 +157,13 @@ def errors(every: int = 1) -> Iterator[tuple[str, list[str]]]:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["ledger", "store", "errors"]))
+@click.argument("what", type=click.Choice(["ledger", "rescue", "store", "errors"]))
 @click.option("--every", default=1, show_default=True, help="Only each so many-th point.")
 def main(what: str, every: int) -> None:
     """Inject faults and print one JSON object; exit code 1 when a promise was broken."""
     runs = {
         "ledger": lambda: kill_points(ledger_arguments, ledger_broken, every),
+        "rescue": lambda: rescues(every),
         "store": lambda: kill_points(store_arguments, store_broken, every),
         "errors": lambda: errors(every),
     }

@@ -83,6 +83,56 @@ def test_start_on_a_nearly_full_disk_removes_what_was_delivered(tmp_path: Path) 
     assert on_small_disk(tmp_path, _REMOVES_ON_A_NEARLY_FULL_DISK) == "6\n"
 
 
+_RESCUE_ON_A_FULL_DISK = """
+import os, subprocess, sys, time
+from pathlib import Path
+from tests.faults.small_disk import fill
+from tests.faults.writer import inspect_rescue, make_foreign, open_ledger
+root = Path(sys.argv[1])
+state = root / "state"
+ROWS = 6000
+make_foreign(state, ROWS)
+filler = fill(root)
+os.truncate(filler, filler.stat().st_size - (3 << 20))  # enough to begin with, not for all
+for turn in range(4):
+    life = subprocess.Popen([sys.executable, "-m", "tests.faults.writer", "rescue", str(state)])
+    while life.poll() is None and not (list(state.glob("quarantine/*.unfinished")) and (state / "outbox.db").exists()):
+        time.sleep(0.001)
+    time.sleep(0.002 * turn)
+    life.kill()
+    life.wait()
+ledger, rescue = open_ledger(state)
+assert "the rest has to wait: " in rescue, rescue
+kept = ledger.numbers.messages
+assert 0 < kept < ROWS, ledger.numbers
+if RESTART:
+    ledger.close()
+filler.unlink()
+if RESTART:
+    print(inspect_rescue(state, ROWS))
+else:
+    seen = []
+    while rows := ledger.file.messages(0, ROWS).rows:
+        seen += rows
+        ledger.remove_messages([row.id for row in rows])
+        ledger.keep_house()
+    names = {row.event_id for row in seen}
+    assert len(names) == len(seen) == ROWS + 10, (len(names), len(seen))
+    assert all(row.retained_topic is None for row in seen[kept:])  # newer ones may have gone before them
+    assert all(later.id > sooner.id for sooner, later in zip(seen, seen[1:]))
+    assert ledger.numbers.messages == 0 and ledger.numbers.images == 10, ledger.numbers
+    assert len(list((state / "quarantine").iterdir())) == 1
+    print([])
+"""
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_rescue_that_a_full_disk_and_kills_interrupt_is_taken_up_again_and_loses_nothing(
+    tmp_path: Path, *, restart: bool
+) -> None:
+    assert on_small_disk(tmp_path, f"RESTART = {restart}\n{_RESCUE_ON_A_FULL_DISK}") == "[]\n"
+
+
 _NO_INODES = """
 import sys
 from pathlib import Path

@@ -4,6 +4,7 @@ It is killed, cut from power or refused by its disk by the runs in this folder; 
 and looks for broken promises.
 
     python -m tests.faults.writer ledger FOLDER ROUNDS        0 rounds: until it is stopped
+    python -m tests.faults.writer rescue FOLDER               an outbox from `make_foreign`
     python -m tests.faults.writer store FOLDER ONE OTHER      two bundles, of which ONE is active already
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from dataclasses import dataclass, field
 from itertools import count
@@ -79,6 +81,37 @@ def write_rounds(folder: Path, rounds: int, first: int) -> None:
         if turn % 5 == 0:
             ledger.keep_house()
     ledger.close()
+
+
+def make_foreign(folder: Path, rows: int) -> None:
+    """Leave an outbox that will be rescued, whole as all its rows are, its newest ones in the log."""
+    ledger, _ = open_ledger(folder.with_name("made"))
+    for first in range(0, rows, 50):
+        ledger.commit([entry(2 * number) for number in range(first, first + 50)], [])
+    ledger.commit([entry(number) for number in range(1, 20, 2)], [])
+    ledger.file._connection.execute("PRAGMA application_id=1")
+    shutil.copytree(folder.with_name("made"), folder)
+    ledger.close()
+    shutil.rmtree(folder.with_name("made"))
+
+
+def inspect_rescue(folder: Path, rows: int) -> list[str]:
+    """Open what a cut rescue left, as the agent does, twice: every row is there once, and the second start is quiet."""
+    broken = []
+    for turn in range(2):
+        ledger, rescue = open_ledger(folder)
+        names = [row.event_id for row in ledger.file.messages(0, 1_000_000).rows]
+        wanted = sorted([*range(0, 2 * rows, 2), *range(1, 20, 2)])
+        if sorted(names) != [event_id(number) for number in wanted]:
+            broken.append(f"{len(names)} rows, {len(set(names))} different, of {len(wanted)}")
+        if ledger.numbers.images != len(list((folder / "images").iterdir())) or ledger.numbers.drops:
+            broken.append(f"images: {ledger.numbers}")
+        if turn and rescue is not None:
+            broken.append(f"rescued again: {rescue}")
+        if len(list((folder / "quarantine").iterdir())) != 1:
+            broken.append("more than one copy")
+        ledger.close()
+    return broken
 
 
 def switch_bundles(root: Path, one: Path, other: Path) -> None:
@@ -166,6 +199,8 @@ def main() -> None:
     what, folder, *rest = sys.argv[1:]
     if what == "ledger":
         write_rounds(Path(folder), int(rest[0]), int(rest[1]) if len(rest) > 1 else 0)
+    elif what == "rescue":
+        open_ledger(Path(folder))[0].close()
     else:
         switch_bundles(Path(folder), Path(rest[0]), Path(rest[1]))
 
