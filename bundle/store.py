@@ -148,6 +148,16 @@ class Store:
         digest = self._state().previous
         return self._load(digest) if digest else None
 
+    @property
+    def digests(self) -> tuple[str | None, str | None]:
+        """Of the current and of the previous bundle, neither of them verified.
+
+        Raises:
+            BundleError: The state file is damaged.
+        """
+        state = self._state()
+        return state.current, state.previous
+
     def _load(self, digest: str) -> Bundle:
         path = self._bundles / digest
         if not path.is_dir():

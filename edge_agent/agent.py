@@ -113,12 +113,14 @@ class Agent:
             EngineError: The engine failed on many frames in a row.
             DeliveryError: The outbox's disk is broken.
         """
-        self._start()
-        try:
-            while not self._stop.is_set() and not all(camera.ended for camera in self._parts.cameras):
-                self._turn()
-        finally:
-            totals = self._finish()
+        with self._parts.probation.fair():
+            self._start()
+            try:
+                while not self._stop.is_set() and not all(camera.ended for camera in self._parts.cameras):
+                    self._turn()
+                self._parts.probation.acquit()
+            finally:
+                totals = self._finish()
         if self._failures:
             raise InputError("; ".join(self._failures))
         return totals
@@ -137,6 +139,8 @@ class Agent:
             parts.uploader.worker.start()
         if parts.report.rescue is not None:
             self._parts.alarms.event("outbox_rescued", "error", "outbox", str(parts.report.rescue))
+        if (taken := parts.probation.untold) is not None:
+            parts.alarms.event("bundle_taken_back", "error", taken.digest, taken.words)
 
     def _turn(self) -> None:
         """Wait for frames and take each camera's next one the whole way."""
@@ -168,6 +172,7 @@ class Agent:
                 camera.use(preprocessing)
         parts.path.swap(counter)
         parts.report.swap(counter)
+        parts.probation.swapped()
         parts.alarms.update_status()
 
     def _tune(self, tuning: Tuning) -> None:
@@ -203,6 +208,8 @@ class Agent:
         message = parts.report.telemetry(self._wall_clock())
         parts.publisher.send_telemetry(message.to_bytes())
         parts.alarms.report_heat()
+        if parts.outbox.is_stored:
+            parts.probation.told()
         if parts.endpoint is not None:
             parts.endpoint.show(exposition(message, parts.alarms.state))
         counts, waiting = message.totals["accepted"], message.queue["messages"]
@@ -248,6 +255,8 @@ class Agent:
             self._parts.alarms.event("rescan_wanted", "info", outcome.rescan, "the count is unsure: look again")
         if outcome.entry is not None:
             self._store(outcome.entry, patient=not camera.live)
+            if outcome.entry.kind == "count":
+                self._parts.probation.counted()
         if outcome.drift is not None:
             self._parts.alarms.drift(camera.name, outcome.drift)
 

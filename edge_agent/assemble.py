@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bundle.counter import Counter
 from bundle.engines.choose import open_engine
-from bundle.errors import ConfigError, DeliveryError
+from bundle.errors import BundleError, ConfigError, DeliveryError
 from bundle.manifest import MANIFEST_NAME
 from bundle.store import Store
 from edge_agent.agent import Agent
@@ -34,6 +34,7 @@ from edge_agent.mqtt import PahoLink
 from edge_agent.outbox import Outbox
 from edge_agent.outbox_rescue import open_outbox
 from edge_agent.parts import Pace, Parts
+from edge_agent.probation import Probation
 from edge_agent.prometheus import Endpoint
 from edge_agent.publisher import Publisher
 from edge_agent.quota import Quota
@@ -131,12 +132,13 @@ def assemble(
     Raises:
         BintallyError: Something that it needs is missing or damaged, or the disk refuses.
     """
-    with ExitStack() as undo:
+    probation = Probation(config.bundle.path)
+    with ExitStack() as undo, probation.fair():
         lock = _lock_state(config.state.path)
         undo.callback(os.close, lock)
         records = {} if config.records is None else read_records(config.records.file)
         profiles = [load_profile(section) for section in config.cameras]
-        counter = open_counter(config.bundle)
+        counter = _first_counter(config.bundle, probation)
         counters = ExitStack()  # the frame path takes the counter over, and swaps it
         undo.callback(counters.close)
         counters.callback(counter.close)
@@ -149,10 +151,21 @@ def assemble(
         if config.telemetry.prometheus_port is not None:
             endpoint = Endpoint(config.telemetry.prometheus_port)
             undo.callback(endpoint.close)
-        parts = _parts(config, counter, cameras, records, on_accepted, release=undo.pop_all().close)
+        parts = _parts(config, counter, cameras, records, on_accepted, probation)
         counters.pop_all()
         counters.callback(parts.path.close)
-    return Agent(replace(parts, endpoint=endpoint))
+        return Agent(replace(parts, endpoint=endpoint, release=undo.pop_all().close))
+
+
+def _first_counter(section: BundleSection, probation: Probation) -> Counter:
+    """Load the bundle. No systemd starts an agent again whose bundle is refused: a new one is taken back at once."""
+    probation.begin()
+    try:
+        return open_counter(section)
+    except BundleError as exc:
+        if not probation.take_back(str(exc)):
+            raise
+    return open_counter(section)
 
 
 def _parts(
@@ -161,7 +174,7 @@ def _parts(
     cameras: list[Camera],
     records: dict[str, int],
     on_accepted: Callable[[Entry], None] | None,
-    release: Callable[[], None],
+    probation: Probation,
 ) -> Parts:
     robot, topics, telemetry = config.robot.id, Topics(config.robot.site, config.robot.id), Telemetry()
     spool = Spool(config.state.path / "images")
@@ -219,9 +232,8 @@ def _parts(
         report=report,
         telemetry=telemetry,
     )
-    return Parts(
-        cameras, path, outbox, publisher, uploader, telemetry, report, alarms, commands, _pace(config), release
-    )
+    pace = _pace(config)
+    return Parts(cameras, path, outbox, publisher, uploader, telemetry, report, alarms, commands, probation, pace)
 
 
 def _pace(config: AgentConfig) -> Pace:

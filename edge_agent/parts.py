@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edge_agent.commands.service import Commands
     from edge_agent.frame_path import FramePath
     from edge_agent.outbox import Outbox
+    from edge_agent.probation import Probation
     from edge_agent.prometheus import Endpoint
     from edge_agent.publisher import Publisher
     from edge_agent.report import Report
@@ -49,9 +50,10 @@ class Parts:
         report: Builds status and telemetry messages.
         alarms: Says what is wrong.
         commands: Not yet started.
+        probation: Watches over a bundle that is new here.
         pace: How often and how long.
-        release: Called at the very end.
         endpoint: The page for Prometheus, if wanted.
+        release: Called at the very end.
     """
 
     cameras: Sequence[Camera]
@@ -63,6 +65,7 @@ class Parts:
     report: Report
     alarms: Alarms
     commands: Commands
+    probation: Probation
     pace: Pace
-    release: Callable[[], None]
     endpoint: Endpoint | None = None
+    release: Callable[[], None] = lambda: None

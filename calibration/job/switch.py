@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, BundleError
+from bundle.probation import taken_back
 from calibration.job.collect import POLL_S, read_new
 from calibration.job.context import CANDIDATE
 from calibration.job.watch import MIN_WATCHED, reason_to_revert, watch
@@ -31,6 +32,9 @@ def finish(job: Job) -> None:
     after = job.journal.after
     if after is None:
         job.end("failed", "the job's record names no candidate")
+        return
+    if (taken := taken_back(job.around.store, after.digest)) is not None:
+        job.end("reverted", taken.words)
         return
     if job.journal.state != "watching":
         job.enter("activating", after.label)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 from bundle.counter import Counter
 from bundle.engines.choose import open_engine
 from bundle.manifest import MANIFEST_NAME
+from bundle.probation import taken_back
 from bundle.store import Store
 from bundle.verify import read_manifest
 from edge_agent.commands.fetch import fetch, open_source
@@ -240,4 +241,6 @@ def _after_restart(switch: Switch, target: str | None) -> Done:
     current = switch.store().current()
     if target is not None and current.digest == target:
         return Done(f"{current.label} counts; the agent ended after the switch", {"digest": current.digest})
+    if target is not None and (taken := taken_back(switch.root, target)) is not None:
+        raise CommandError(Reason.BUNDLE_REFUSED, taken.words, state="failed")
     raise CommandError(Reason.INTERRUPTED, f"the agent ended before the switch; {current.label} counts", state="failed")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bundle.errors import BundleError
+from bundle.probation import Note, TakenBack, write_note
+from bundle.verify import load_bundle
 from calibration.job.run import recalibrate, unfinished
 from tests.calibration.robot import killed_in, request_of
 from tests.calibration.scenes import scene, write_records
@@ -96,6 +98,18 @@ def test_job_killed_at_the_switch_goes_on_to_the_new_bundle(robot: Robot, state:
     assert journal.state == "activated", journal.reason
     assert journal.after is not None
     assert robot.store.current().digest == journal.after.digest
+
+
+def test_job_whose_candidate_the_agent_took_back_does_not_activate_it_again(robot: Robot) -> None:
+    write_records(robot.visits, 240, 5, noise=0.3)
+    killed_in(robot, "activating")
+    candidate = load_bundle(robot.root / "recalibrations" / "job-1" / "candidate").digest
+    taken = TakenBack(digest=candidate, words="it was taken back: the agent ended 3 times with it")
+    first = robot.first.digest
+    write_note(robot.root, Note(digest=first, trusted=first, taken_back=taken))
+    journal = robot.run()
+    assert (journal.state, journal.reason) == ("reverted", taken.words)
+    assert robot.store.current().digest == first
 
 
 def test_job_killed_on_the_way_back_goes_on_to_the_old_bundle(robot: Robot) -> None:
