@@ -40,6 +40,7 @@ from edge_agent.publisher import Publisher
 from edge_agent.quota import Quota
 from edge_agent.records import read_records
 from edge_agent.report import Report
+from edge_agent.resolver import Resolver
 from edge_agent.s3 import S3Target
 from edge_agent.spool import Spool
 from edge_agent.telemetry import Telemetry
@@ -285,10 +286,11 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
     client_id = f"bintally-{config.robot.site}-{config.robot.id}"
     # A probe would end the session in which the broker keeps commands: one is enough for each broker.
     probed, broker = config.state.path / "probed", f"{config.mqtt.host}:{config.mqtt.port}"
+    resolver = Resolver()
 
     def connect(version: int) -> PahoLink:
         if version == VERSIONS[0] and not _says(probed, broker):
-            PahoLink(config.mqtt, client_id=client_id, version=version, will=None).close()
+            PahoLink(config.mqtt, client_id=client_id, version=version, will=None, resolver=resolver).close()
             with suppress(OSError):  # a disk that is full must not keep the agent from delivering
                 probed.write_text(broker, encoding="utf-8")
         last_will = StatusMessage(
@@ -302,7 +304,7 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
             at=utc(time.time()),
         )
         will = Will(topics.status, last_will.to_bytes())
-        return PahoLink(config.mqtt, client_id=client_id, version=version, will=will)
+        return PahoLink(config.mqtt, client_id=client_id, version=version, will=will, resolver=resolver)
 
     return Publisher(config.mqtt, topics, outbox, connect=connect)
 

@@ -28,8 +28,10 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from bundle.errors import DeliveryError
 from edge_agent import tls
 from edge_agent.link import Ack, Delivery, HandshakeError, VersionRefusedError, Will
+from edge_agent.resolver import Resolver
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from paho.mqtt.reasoncodes import ReasonCode
@@ -51,6 +53,25 @@ _SESSION_S = 3600
 """How long a broker keeps commands for a robot that is away; each has an expiry of its own as well."""
 
 
+class _Client(paho.Client):
+    """A client that cannot hang while it asks for the broker's address."""
+
+    def __init__(self, settings: MqttSection, client_id: str, version: int, resolver: Resolver) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion(version),
+            clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        self._where = settings.host, settings.port
+        self._resolver = resolver
+
+    def _create_socket_connection(self) -> socket.socket:
+        return self._resolver.connect(*self._where, _CONNECT_TIMEOUT_S)
+
+
 class PahoLink:
     """A connection through paho.
 
@@ -60,6 +81,7 @@ class PahoLink:
         version: 5 or 4 (MQTT 3.1.1).
         will: For the broker; None for a mere probe of the version. A broker that knows only MQTT 3.1.1 can stumble over
             the properties of an MQTT 5 will: amqtt 0.12 then neither answers nor hangs up, but refuses a bare CONNECT.
+        resolver: Kept by who connects again and again, so that one lookup at most is under way.
 
     Raises:
         VersionRefusedError: The broker does not speak this version.
@@ -67,7 +89,15 @@ class PahoLink:
         DeliveryError: No connection, or a certificate or password file cannot be read.
     """
 
-    def __init__(self, settings: MqttSection, *, client_id: str, version: int, will: Will | None) -> None:
+    def __init__(
+        self,
+        settings: MqttSection,
+        *,
+        client_id: str,
+        version: int,
+        will: Will | None,
+        resolver: Resolver | None = None,
+    ) -> None:
         self.window = settings.window
         self._most_bytes: int | None = None
         self._withheld = 0
@@ -77,22 +107,14 @@ class PahoLink:
         self._deliveries: deque[Delivery] = deque()
         self.subscription_refused: str | None = None
         self._connack: ReasonCode | None = None
-        self._client = self._make_client(settings, client_id, version, will)
+        self._client = self._prepare(_Client(settings, client_id, version, resolver or Resolver()), settings, will)
         try:
             self._connect(settings, version, probe=will is None)
         except BaseException:
             self.abort()
             raise
 
-    def _make_client(self, settings: MqttSection, client_id: str, version: int, will: Will | None) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=client_id,
-            protocol=MQTTProtocolVersion(version),
-            clean_session=None if version == MQTTProtocolVersion.MQTTv5 else True,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
+    def _prepare(self, client: paho.Client, settings: MqttSection, will: Will | None) -> paho.Client:
         client.connect_timeout = _CONNECT_TIMEOUT_S
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
