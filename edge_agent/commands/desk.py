@@ -4,8 +4,8 @@
 delivery thread: receive -> parse -> admit -> outbox (accepted) ... outbox thread: stored -> PUBACK -> runner -> handler
 ```
 Invariants:
-- Nothing is begun before its acceptance is on disk, and the broker keeps a command until then. What comes twice is
-  answered from memory.
+- Nothing is begun before its acceptance is on disk, and the broker keeps every delivery of a command until then.
+  Nothing is begun after its expiry. What comes twice is answered from memory.
 - `receive` never blocks: the delivery thread goes on whatever a command costs.
 - What a stranger can make the robot write is bounded: answers to refused and repeated commands have their own rate.
 """
@@ -16,6 +16,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from edge_agent.commands.memory import Memory, TokenBucket
@@ -42,6 +43,8 @@ _RATE, _BURST = 10.0, 50.0
 _ANSWER_RATE, _ANSWER_BURST = 2.0, 40.0
 _PUT_TIMEOUT_S = 0.5
 _DURABLE_S, _POLL_S = 5.0, 0.02
+_MAX_REDELIVERED = 100
+"""Deliveries of one command that wait for the disk; those of connections that are gone fall out first."""
 
 
 class Desk:
@@ -78,7 +81,7 @@ class Desk:
         self._lock = threading.Lock()
         self._rate = TokenBucket(_RATE, _BURST, _BURST, clock())
         self._answers = TokenBucket(_ANSWER_RATE, _ANSWER_BURST, _ANSWER_BURST, clock())
-        self._claims: dict[str, tuple[Order, Callable[[], None]]] = {}
+        self._claims: dict[str, tuple[Order, deque[Callable[[], None]]]] = {}
 
     # The delivery thread's side.
 
@@ -91,12 +94,15 @@ class Desk:
         """
         name = delivery.topic.rpartition("/")[2]
         try:
-            order = Order(name, parse(name, delivery.payload, retained=delivery.retained), delivery.payload)
+            order = self._order(name, delivery)
         except CommandError as exc:
             self._refuse(name, command_id_of(delivery.payload), exc)
             settled()
             return
         with self._lock:
+            if order.id in self._claims:  # not on disk yet: the broker must keep this one as well
+                self._claims[order.id][1].append(settled)
+                return
             known = self._memory.find(order.id)
         if known is not None:
             self._answer_again(known)
@@ -108,6 +114,11 @@ class Desk:
             self._refuse(name, order.id, exc)
             settled()
 
+    def _order(self, name: str, delivery: Delivery) -> Order:
+        command, now_s = parse(name, delivery.payload, retained=delivery.retained), self._clock()
+        begin_by_s = now_s + command.expires_s - self._wall_clock()
+        return Order(name, command, delivery.payload, received_mono_s=now_s, begin_by_mono_s=begin_by_s)
+
     def _claim(self, order: Order, settled: Callable[[], None]) -> None:
         with self._lock:
             if not self._rate.take(self._clock()):
@@ -115,7 +126,7 @@ class Desk:
             self._memory.admit(order.command, self._wall_clock(), synchronised=read_clock().synchronised)
             entry = self._results.entry(order, "accepted")
             self._note(entry)
-            self._claims[order.id] = order, settled
+            self._claims[order.id] = order, deque([settled], maxlen=_MAX_REDELIVERED)
         if not self._outbox.put(entry, timeout_s=0):
             with self._lock:
                 del self._claims[order.id]
@@ -161,8 +172,9 @@ class Desk:
         with self._lock:
             claim = self._claims.pop(command_id, None)
         if claim is not None:
-            order, settled = claim
-            settled()
+            order, deliveries = claim
+            for settled in deliveries:
+                settled()
             self._give(order)
 
     # The side of the threads that carry commands out.

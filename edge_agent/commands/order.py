@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Order:
         payload: As it came.
         resumed: It was accepted by an earlier run of the agent, which ended before it was over.
         last: The last message about it from then.
+        received_mono_s: Monotonic time when it came.
+        begin_by_mono_s: Monotonic time after which it must not begin: its expiry, as the clock stood when it came.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Order:
     payload: bytes = field(repr=False)
     resumed: bool = False
     last: bytes = field(default=b"", repr=False)
+    received_mono_s: float = 0.0
+    begin_by_mono_s: float = math.inf
 
     @property
     def id(self) -> str:

@@ -18,7 +18,7 @@ class Reason(Enum):
     NOT_JSON = "not_json", "The payload is not one JSON object in UTF-8 with different keys and finite numbers."
     UNKNOWN_COMMAND = "unknown_command", "The robot knows no command of this name."
     INVALID = "invalid", "A field is missing, unknown, null, of the wrong type or out of its bounds."
-    EXPIRED = "expired", "The command expired before it arrived, by the robot's clock."
+    EXPIRED = "expired", "The command expired before it could be begun, by the robot's clock."
     FUTURE = "future", "The command was issued in the future, by the robot's clock."
     RECORD_LOST = (
         "record_lost",

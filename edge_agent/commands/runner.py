@@ -47,6 +47,7 @@ class Runner:
         self.handlers = handlers
         self._desk = desk
         self._results = results
+        self._clock = clock
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._current: Order | None = None
         self._stop = threading.Event()
@@ -104,6 +105,10 @@ class Runner:
 
     def _carry_out(self, order: Order) -> None:
         handler = self.handlers[order.name]
+        if self._clock() >= order.begin_by_mono_s:
+            words = "it waited for room on the disk or for the command before it, and was not begun"
+            self._settle(CommandError(Reason.EXPIRED, words))
+            return
         try:
             outcome = (handler.resume if order.resumed else handler.run)(order, _Saying(self, order))
         except DeliveryError:

@@ -103,7 +103,7 @@ class CaptureHandler(Handler):
             record=command.record,
             frames=command.frames,
             asked_mono_s=now_s,
-            give_up_mono_s=now_s + command.wait_s,
+            give_up_mono_s=_give_up_s(order, command.wait_s),
             order=order,
         )
         if not self._requests.put(request):
@@ -141,7 +141,7 @@ class SnapshotHandler(Handler):
             raise CommandError(Reason.NO_TARGET)
         if len(self._waiting) >= _MAX_PICTURES:
             raise CommandError(Reason.TOO_MANY_VISITS, f"{_MAX_PICTURES} snapshots wait already")
-        self._waiting.append((order, self._exchange.picture(camera), time.monotonic() + command.wait_s))
+        self._waiting.append((order, self._exchange.picture(camera), _give_up_s(order, command.wait_s)))
 
     def tick(self, end: Callable[[Order, Done | CommandError], None]) -> None:
         """Send pictures that have come; see `Handler.tick`."""
@@ -174,6 +174,11 @@ class SnapshotHandler(Handler):
         )
         stored = ImageEntry(key, jpeg, sidecar.to_bytes())
         return Done("the picture is on its way", {**detail, "image_key": key}, image=stored)
+
+
+def _give_up_s(order: Order, wait_s: float) -> float:
+    """Monotonic time after which a frame comes too late: `wait_s` counts from the reception."""
+    return min(order.received_mono_s + wait_s, order.begin_by_mono_s)
 
 
 def camera_of(name: str | None, cameras: Sequence[str]) -> str:
