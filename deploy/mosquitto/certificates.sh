@@ -1,5 +1,7 @@
 #!/bin/sh
 # A site's own certificate authority, for the broker and its clients. Needs openssl 1.1.1 or newer.
+# Keys are readable by their owner alone; certificates and the list of those taken back are public, and the broker reads them
+# as a user of its own (docs/operations.md, "The broker", copies them).
 # Renewing writes the new files beside the old ones and renames them: the agent reads them at its next connect, mosquitto on
 # `systemctl reload mosquitto`.
 set -eu
@@ -68,11 +70,13 @@ init() {
   quiet genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$dir/ca.key"
   quiet req -x509 -new -key "$dir/ca.key" -sha256 -days 3650 -subj "/CN=bintally site authority" \
     -addext "basicConstraints=critical,CA:TRUE,pathlen:0" -addext "keyUsage=critical,keyCertSign,cRLSign" -out "$dir/ca.crt"
+  chmod 644 "$dir/ca.crt"
   renew_crl
 }
 
 renew_crl() {
   ca -gencrl -out "$dir/ca.crl.new"
+  chmod 644 "$dir/ca.crl.new"
   mv "$dir/ca.crl.new" "$dir/ca.crl"
 }
 
@@ -87,6 +91,7 @@ issue() {
   # Before its first moment and after its last a certificate is refused; an hour of room is for a robot's slow clock.
   ca -notext -startdate "$(stamp -3600)" -enddate "$(stamp $((days * 86400)))" \
     -extfile "$dir/.extensions" -in "$dir/.request" -out "$dir/$1.crt.new"
+  chmod 644 "$dir/$1.crt.new"
   mv "$dir/$1.key.new" "$dir/$1.key"
   mv "$dir/$1.crt.new" "$dir/$1.crt"
   echo "$dir/$1.crt $dir/$1.key"

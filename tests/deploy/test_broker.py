@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import paho.mqtt.client as paho
@@ -21,7 +22,6 @@ from tests.edge_agent.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from edge_agent.config import MqttSection
     from edge_agent.link import Ack
@@ -178,3 +178,17 @@ def test_broker_killed_after_a_save_still_has_what_it_confirmed(site: Site, wake
     reader = Client(site.settings("reader"), ["bintally/v1/#"])
     wait_until(lambda: set(topics) <= set(reader.heard))
     reader.close()
+
+
+def test_broker_reads_everything_as_a_user_of_its_own(site: Site) -> None:
+    """Beside the distribution's main file, and after it has given up root, where it began with it."""
+    modes = {path.name: path.stat().st_mode & 0o777 for path in site.certificates.iterdir()}
+    secret = {name for name, mode in modes.items() if mode & 0o77}
+    assert secret == {"ca.crt", "ca.crl", "server.crt"}
+    assert site.broker._process is not None
+    process = Path("/proc", str(site.broker._process.pid))
+    if process.is_dir():
+        assert process.owner() == site.user
+    log = site.log.read_text(encoding="utf-8")
+    assert "running" in log
+    assert "Error" not in log

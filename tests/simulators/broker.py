@@ -46,20 +46,17 @@ def wait_for_port(port: int) -> None:
             return
 
 
-class Mosquitto:
+class MosquittoAsConfigured:
     """A real broker that can be killed and started again on the same port.
 
     Args:
-        folder: For its configuration.
-        settings: Further lines of mosquitto.conf.
+        config: Its main file, used as it is.
+        port: On which that lets it listen.
     """
 
-    def __init__(self, folder: Path, settings: str = "allow_anonymous true") -> None:
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        # Started by root, mosquitto would become a user who cannot read a test's folder.
-        user = "user root\n" if os.geteuid() == 0 else ""
-        self._config.write_text(f"{user}listener {self.port} 127.0.0.1\n{settings}\n", encoding="utf-8")
+    def __init__(self, config: Path, port: int) -> None:
+        self.port = port
+        self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -81,6 +78,22 @@ class Mosquitto:
             self._process.kill()
             self._process.wait(10)
             self._process = None
+
+
+class Mosquitto(MosquittoAsConfigured):
+    """A real broker with the simplest configuration.
+
+    Args:
+        folder: For its configuration.
+        settings: Further lines of mosquitto.conf.
+    """
+
+    def __init__(self, folder: Path, settings: str = "allow_anonymous true") -> None:
+        port, config = free_port(), folder / "mosquitto.conf"
+        # Started by root, mosquitto would become a user who cannot read a test's folder.
+        user = "user root\n" if os.geteuid() == 0 else ""
+        config.write_text(f"{user}listener {port} 127.0.0.1\n{settings}\n", encoding="utf-8")
+        super().__init__(config, port)
 
 
 @dataclass(frozen=True, slots=True)
