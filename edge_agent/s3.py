@@ -5,13 +5,15 @@ Invariants:
   one refuses it. An answer without an ETag is none: the web page of a network that wants a login says 200 to all.
 - Keys are named by content, so a second PUT of the same key is the same object: `If-None-Match: *` makes it cheap, and
   412 means done. A store that does not know the header is asked without it from then on.
-- Expired or skewed credentials are not retried by boto3: the client is built anew.
+- A client is kept as long as its keys: it is megabytes of circles, which the agent's collector finds late. After a
+  failure of the network its connections are closed; it is built anew when the keys in it are new, missing or refused.
 - An answer, however slowly it drips, takes at most `read_timeout_s` after the last piece of the object was sent.
 """
 
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import io
 import logging
@@ -47,6 +49,7 @@ _OBJECT = frozenset({"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge"})
 _FIXES = {
     "NoSuchBucket": "Create the bucket, or correct s3.bucket.",
     "AccessDenied": "Allow s3:PutObject on the prefix for this robot's credentials.",
+    "InvalidRequest": "Check the bucket's settings: Object Lock, encryption, checksums.",
     "PermanentRedirect": "Correct s3.region.",
     "AuthorizationHeaderMalformed": "Correct s3.region.",
     "RequestTimeTooSkewed": "Set the robot's clock (NTP).",
@@ -102,7 +105,8 @@ class S3Target:
         Raises:
             UploadError: It is not stored; the error says whether to retry.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnectionError
 
         digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
         try:
@@ -110,7 +114,9 @@ class S3Target:
         except ClientError as exc:
             self._judge(exc.response, key, data, content_type)
         except BotoCoreError as exc:
-            self._drop()
+            self._hang_up()
+            if not isinstance(exc, (NoConnectionError, HTTPClientError)):
+                self._client = None  # It may have no keys, or keys that cannot be renewed: they are read again.
             got = self._allowance.problem or exc
             raise UploadError(f"{self.name} cannot be reached", got=got, fix="Check [s3] and the network.") from exc
 
@@ -128,7 +134,7 @@ class S3Target:
             **extra,
         )
         if not answer.get("ETag") or answer.get("ChecksumSHA256", digest) != digest:
-            self._drop()  # and its connection to whatever answers there
+            self._hang_up()  # on whatever answers there
             raise UploadError(
                 f"{self.name} does not confirm {key}",
                 got="no ETag" if not answer.get("ETag") else "another checksum",
@@ -150,7 +156,8 @@ class S3Target:
             self.put(key, data, content_type)
             return
         if code in _CREDENTIALS:
-            self._drop()
+            self._hang_up()
+            self._client = None
             if self._credentials is not None:
                 self._credentials.refused()
         raise UploadError(
@@ -163,15 +170,16 @@ class S3Target:
     def _open(self) -> S3Client:
         keys = None if self._credentials is None else self._credentials.current()
         if self._client is None or keys is not self._keys:
-            self._drop()
+            self._hang_up()
+            self._client = None
+            gc.collect()  # the one before
             self._client, self._keys = _make_client(self._settings, keys, self._allowance), keys
         return self._client
 
-    def _drop(self) -> None:
-        """Close the client's connections: the garbage collector would take its time."""
+    def _hang_up(self) -> None:
+        """Close the client's connections; it makes new ones when it is used again."""
         if self._client is not None:
             self._client.close()
-            self._client = None
 
 
 def read_object(settings: S3Section, credentials: IotCredentials | None, key: str, chunk_bytes: int) -> Iterator[bytes]:

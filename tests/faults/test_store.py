@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bundle.errors import DeliveryError
+from edge_agent.agent import _YOUNG_OBJECTS
 from edge_agent.config import S3Section
 from edge_agent.s3 import S3Target, read_object
 from edge_agent.uploads import UploadError
@@ -16,8 +19,10 @@ from tests.edge_agent.test_uploads import World
 from tests.edge_agent.waiting import wait_until
 from tests.faults.network import Network
 from tests.faults.store_front import PORTAL, Answer, Front, refusal
+from tests.simulators.broker import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.faults.network import Mode
@@ -39,7 +44,22 @@ _BURST = [
     PORTAL,
     Answer(200, b"", {"ETag": '"0"', "x-amz-checksum-sha256": _OTHER}),
     refusal(404, "NoSuchBucket"),
+    *[refusal(400, "InvalidRequest")] * 3,
 ]
+
+
+@contextmanager
+def like_the_agent_collects() -> Iterator[None]:
+    """The collector as the agent sets it: what was there before stays, and circles are looked for rarely."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def target(store: MotoStore, url: str) -> S3Target:
@@ -118,6 +138,21 @@ def test_store_that_knows_no_condition_gets_the_image_without_it(store: MotoStor
         target(store, front.url).put("unconditional.jpg", b"x", "image/jpeg")
         assert front.asked == 2
     assert store.get("unconditional.jpg") == b"x"
+
+
+@pytest.mark.parametrize("code", ["", "InvalidAccessKeyId"], ids=["nobody listens", "keys are refused"])
+def test_store_that_fails_a_hundred_times_leaves_nothing_behind(store: MotoStore, code: str) -> None:
+    held: list[int] = []
+    with Front(store.port) as front:
+        ill = target(store, front.url if code else f"http://127.0.0.1:{free_port()}")
+        with like_the_agent_collects():
+            for _ in range(30 if code else 120):
+                front.script = [refusal(403, code)]
+                with pytest.raises(UploadError, match=code or "cannot be reached"):
+                    ill.put("x.jpg", b"x", "image/jpeg")
+                held.append(len(gc.get_objects()))
+    # One client is ten thousand objects and more.
+    assert max(held[10:]) - min(held[10:]) < 5 * 10_000
 
 
 def test_object_that_drips_is_not_waited_for(store: MotoStore) -> None:
