@@ -2,7 +2,9 @@
 
 Only JPEG and PNG are read. The size stands in the header and is checked BEFORE anything is decoded, because a 109 kB
 PNG can ask for gigabytes. A truncated file is refused, because OpenCV decodes the rest of a cut JPEG as grey without a
-word. A lying header is caught after decoding: the pixels must have the size that the header promised.
+word. A lying header is caught after decoding: the pixels must have the size that the header promised. What would hold
+the decoder up is refused before: a JPEG that goes over its pixels again and again, a PNG that promises more bytes than
+it has (OpenCV takes gigabytes for them).
 """
 
 from __future__ import annotations
@@ -32,8 +34,13 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"IEND\xae\x42\x60\x82"
 _PNG_HEADER_BYTES = 24
+_PNG_CHUNK_BYTES = 12
+_JPEG_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
+"""Progressive JPEGs have about ten. Each costs a pass over all pixels, and a few bytes are enough for one."""
+_MAX_SEGMENTS = 10_000
+"""Before the frame header; a photo with a large colour profile has some hundred."""
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _FRAME_HEADER_BYTES = 9
@@ -90,7 +97,9 @@ def header(data: bytes, *, name: str) -> ImageHeader:
 def _jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     """Walk the marker segments up to the frame header (ITU T.81, annex B)."""
     position = len(_JPEG_START)
-    while position + _FRAME_HEADER_BYTES <= len(data) and data[position] == 0xFF:  # noqa: PLR2004 - marker prefix
+    for _ in range(_MAX_SEGMENTS):
+        if position + _FRAME_HEADER_BYTES > len(data) or data[position] != 0xFF:  # noqa: PLR2004 - marker prefix
+            break
         marker = data[position + 1]
         if marker in _FRAME_MARKERS:
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
@@ -131,6 +140,9 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[n
             fix="Scale the photo down, or raise the limit if the camera really is that large.",
         )
     _require_complete(data, found.format, name)
+    scans = data.count(_JPEG_SCAN) if found.format == "jpeg" else 1
+    if scans > _MAX_SCANS:
+        raise _damaged(name, f"its pixels are coded in {scans} scans, at most {_MAX_SCANS} are read")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as exc:
@@ -144,18 +156,28 @@ def decode(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[n
 
 def _require_complete(data: bytes, image_format: str, name: str) -> None:
     # Cameras pad files with zeros, and some append a thumbnail: the end mark must exist, not be the very last byte.
-    data = data.rstrip(b"\0")
-    complete = (
-        data.rfind(_JPEG_END, len(data) // 2) > 0
-        if image_format == "jpeg"
-        else data.rfind(_PNG_END, _PNG_HEADER_BYTES) > 0
-    )
-    if not complete:
+    if not (_is_whole_jpeg(data.rstrip(b"\0")) if image_format == "jpeg" else _is_whole_png(data)):
         raise InputError(
             f"{name} is truncated",
             got=f"{len(data)} bytes of {image_format.upper()} without an end mark",
             fix="Copy or take the photo again.",
         )
+
+
+def _is_whole_jpeg(data: bytes) -> bool:
+    return data.rfind(_JPEG_END, len(data) // 2) > 0
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Walk the chunks up to the last one (PNG specification, 5.3)."""
+    position = len(_PNG_START)
+    while position + _PNG_CHUNK_BYTES <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        is_last = data[position + 4 : position + 8] == b"IEND"
+        position += _PNG_CHUNK_BYTES + length
+        if is_last:
+            return position <= len(data)
+    return False
 
 
 def _damaged(name: str, got: str) -> InputError:

@@ -200,12 +200,17 @@ def photo_names(folder: Path) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in PHOTO_SUFFIXES and e.is_file())
+            names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in PHOTO_SUFFIXES and _is_file(e))
     except OSError as exc:
         raise InputError(f"folder {folder} cannot be read", got=exc.strerror, fix="Check the path.") from exc
     if not names:
         raise InputError(f"folder {folder} holds no photos", expected=".jpg, .jpeg or .png", fix="Name another folder.")
     return names
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Tell whether there is a file, behind links too; what cannot be followed (a link to itself) is none."""
+    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file())
 
 
 class VideoSource:

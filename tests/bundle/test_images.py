@@ -103,6 +103,30 @@ def test_decode_jpeg_with_lying_header_is_refused() -> None:
         decode(bytes(data), name="liar.png")
 
 
+def test_decode_jpeg_that_goes_over_its_pixels_thousands_of_times_is_refused_before_it_does() -> None:
+    data = bytes(cv2.imencode(".jpg", _noise(), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1])
+    assert decode(data, name="sound.jpg").shape == (90, 120, 3)
+    bomb = data[:-2] + data[data.rfind(b"\xff\xda") : -2] * 5000 + data[-2:]
+    with pytest.raises(InputError, match=r"bomb\.jpg is damaged.*5010 scans"):
+        decode(bomb, name="bomb.jpg")
+
+
+def test_decode_png_whose_chunk_promises_more_than_there_is_is_refused() -> None:
+    data = _png(_noise())
+    promise = struct.pack(">I", 2**31 - 1) + b"tEXt" + bytes(8)
+    with pytest.raises(InputError, match=r"liar\.png is truncated"):
+        decode(data[:33] + promise + data[33:], name="liar.png")
+
+
+def test_decode_png_with_something_behind_its_end_is_accepted() -> None:
+    assert decode(_png(_noise()) + b"PK\x03\x04", name="two.png").shape == (90, 120, 3)
+
+
+def test_header_of_a_jpeg_of_markers_alone_is_refused() -> None:
+    with pytest.raises(InputError, match="no frame header"):
+        header(b"\xff\xd8" + b"\xff\x01" * (1 << 20), name="markers.jpg")
+
+
 def test_decode_bomb_is_refused_before_memory_is_taken(tmp_path: Path, repository: Path) -> None:
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png_bomb())

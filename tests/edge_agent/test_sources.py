@@ -71,6 +71,16 @@ def test_photo_names_are_sorted_strings_of_photos_alone(tmp_path: Path) -> None:
     assert photo_names(tmp_path) == ["01044.jpeg", "10.jpg", "1044.png", "9.JPG"]
 
 
+def test_photo_names_leave_out_what_is_no_file_and_follow_links(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    (tmp_path / "nowhere.jpg").symlink_to("gone")
+    assert photo_names(tmp_path) == ["a.jpg", "b.jpg"]
+
+
 def test_photo_names_of_an_empty_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no photos"):
         photo_names(tmp_path)
