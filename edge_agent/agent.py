@@ -228,7 +228,7 @@ class Agent:
         except Exception as exc:  # noqa: BLE001 - the one place around a step; see the module docstring
             failure, outcome = exc, self._parts.path.abandon(camera)
         finally:
-            camera.release(frame)
+            camera.release(frame, self._parts.path.wanted_s(camera))
         if failure is not None:
             self._step_failed(frame, failure)
         else:

@@ -30,6 +30,7 @@ from edge_agent.config import shown_source
 from edge_agent.devices import find_device, is_local, stable_names
 from edge_agent.frames import (
     MAX_MESSAGE_BYTES,
+    SLOT,
     EndMessage,
     FailureMessage,
     FrameMessage,
@@ -57,6 +58,8 @@ _FILE_SLOTS = 4
 _MAX_SILENT_STARTS = 5
 _KILL_WAIT_S = 5.0
 _FIRST_PAUSE_S = 0.5
+_REST_S = 0.5
+"""Between two looks of a camera of which no frame is wanted: a visit that somebody asks for begins so much later."""
 _SUSPENDED_S = 1.0
 """A machine that slept for so long may stand elsewhere; less is the noise of two clocks, read one after the other."""
 _STABLE_S = 10.0
@@ -182,7 +185,8 @@ class Camera:
         self._dropped_before = 0
         self._suspect: int | None = None
         # What is slow on purpose is not stalled.
-        between_s = max(settings.pause_s, 1.0 / settings.look_fps, 1.0 / (settings.fps or settings.look_fps))
+        looks_s = _REST_S if self.live else 0.0
+        between_s = max(settings.pause_s, looks_s, 1.0 / settings.look_fps, 1.0 / (settings.fps or settings.look_fps))
         self._allowed_s = settings.stall_s + between_s
         self._names: tuple[str, ...] = ()
         self.jumped = False
@@ -260,7 +264,7 @@ class Camera:
         self.progress_s = self._started_s = self._clock()
         ours.send(json.dumps(asdict(order)).encode())
         for slot in range(self._order.slots):
-            ours.send(bytes([slot]))
+            ours.send(SLOT.pack(slot, 0.0))
 
     def _source_now(self) -> int | str:
         """Where the camera is now: a device is learnt by its stable names and found by them when its number changed."""
@@ -344,18 +348,20 @@ class Camera:
         """
         return image_bgr if self._rectifier is None else self._rectifier.apply(image_bgr)
 
-    def release(self, frame: Frame) -> None:
+    def release(self, frame: Frame, wanted_s: float = 0.0) -> None:
         """Hand a frame's slot back to the capture process.
 
         Args:
             frame: From `receive`; its pixels are invalid from here on.
+            wanted_s: Before this monotonic second a live camera need not look, but for a look now and then whether it
+                still sees.
         """
         self._held = max(0, self._held - 1)
         if self.connection is None:
             return
         self._ring.forget(frame.message)
         try:
-            self.connection.send(bytes([frame.message.slot]))
+            self.connection.send(SLOT.pack(frame.message.slot, min(wanted_s, self._clock() + _REST_S)))
         except OSError:
             return  # The process is dead; the next receive says so.
 

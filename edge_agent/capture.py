@@ -26,6 +26,7 @@ from bundle.preprocess import resize
 from edge_agent.capture_order import CaptureOrder, open_source
 from edge_agent.frames import (
     MAX_MESSAGE_BYTES,
+    SLOT,
     CaptureMessage,
     EndMessage,
     FailureMessage,
@@ -80,16 +81,17 @@ class Sender:
         poll.poll()
         os._exit(0)
 
-    def wait_for_slot(self) -> int:
+    def wait_for_slot(self) -> tuple[int, float]:
         """Wait until the agent hands a slot over.
 
         Returns:
-            Its number.
+            Its number, and before which monotonic second no picture is wanted.
         """
-        token = self._pipe.recv(1)
+        token = self._pipe.recv(SLOT.size)
         if not token:
             os._exit(0)
-        return token[0]
+        slot, wanted_s = SLOT.unpack(token)
+        return int(slot), float(wanted_s)
 
     def mark(self, index: int) -> None:
         """Note which picture is being worked on, for after a crash."""
@@ -191,7 +193,8 @@ def _serve_file(source: Source, sender: Sender, start: int) -> None:
         if isinstance(item, Unusable):
             sender.send(RefusedMessage(item.index, item.name, item.problem))
         else:
-            sender.send_picture(sender.wait_for_slot(), item)
+            slot, _ = sender.wait_for_slot()
+            sender.send_picture(slot, item)
 
 
 def _serve_live(source: Source, sender: Sender) -> None:
@@ -211,7 +214,7 @@ def _serve_live(source: Source, sender: Sender) -> None:
 
     threading.Thread(target=read_on, name="reader", daemon=True).start()
     while True:
-        slot = sender.wait_for_slot()
+        slot, source.wanted_s = sender.wait_for_slot()
         picture, dropped = newest.take()
         sender.send_picture(slot, picture, dropped)
 

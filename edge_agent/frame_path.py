@@ -220,6 +220,15 @@ class FramePath:
         """
         return ", ".join(self._views[camera.name].blind)
 
+    def wanted_s(self, camera: Camera) -> float:
+        """When the next frame of a camera can lead to something, on its clock; 0 where every frame does.
+
+        Args:
+            camera: Which.
+        """
+        view = self._views[camera.name]
+        return visit.wanted_s(view.visit, view.trigger)
+
     def moved(self, camera: Camera) -> str:
         """By how much a camera has moved since its profile was made, empty when it has not.
 

@@ -102,6 +102,9 @@ _RARE: dict[str, type[RefusedMessage | EndMessage | FailureMessage]] = {
 _RARE_NAMES = {kind: name for name, kind in _RARE.items()}
 _FRAME_MARK = b"F"
 _MAX_PROBLEM = 1000
+SLOT = struct.Struct("<Bd")
+"""What the agent says with a slot that it hands over: its number, and before which monotonic second no picture of a
+live camera is wanted."""
 # slot, index, height, width, encoded_bytes, captured_s, captured_mono_s, slept_s, position_s, dropped, the five stats
 _FRAME = struct.Struct("<BqIIIddddqdddId")
 

@@ -90,6 +90,7 @@ class CameraSource:
     """
 
     live = True
+    wanted_s = 0.0
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class CameraSource:
                 if not camera.grab():
                     raise self._ended()
                 now_s, now_mono_s = time.time(), time.monotonic()
-                if now_mono_s < due_s:
+                if now_mono_s < max(due_s, self.wanted_s):
                     continue
                 due_s = max(due_s + self._pause_s, now_mono_s)
                 yield Picture(index, f"frame-{index:06d}", self._decoded(camera), b"", now_s, now_mono_s)

@@ -89,6 +89,7 @@ class SnapshotSource:
     """
 
     live = True
+    wanted_s = 0.0
 
     def __init__(self, address: str, *, max_pixels: int, pause_s: float) -> None:
         self._shown = shown_source(address)
@@ -110,7 +111,8 @@ class SnapshotSource:
         index, due_s = 0, time.monotonic()
         while True:
             mark(index)
-            time.sleep(max(0.0, due_s - time.monotonic()))
+            while (left_s := max(due_s, self.wanted_s) - time.monotonic()) > 0:
+                time.sleep(left_s)  # what is wanted may have changed meanwhile
             due_s = max(due_s + self._pause_s, time.monotonic())
             yield self._picture(index)
             index += 1

@@ -75,9 +75,11 @@ class Source(Protocol):
 
     Attributes:
         live: Pictures come at their own pace: the newest wins. Otherwise the source waits for its reader.
+        wanted_s: Before this monotonic second no picture is wanted; set by the reader of a live source, at any time.
     """
 
     live: bool
+    wanted_s: float
 
     def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
         """Yield pictures from number `start` on.
@@ -133,6 +135,7 @@ class FolderSource:
     """
 
     live = False
+    wanted_s = 0.0
 
     def __init__(
         self,
@@ -222,6 +225,7 @@ class VideoSource:
     """
 
     live = False
+    wanted_s = 0.0
 
     def __init__(self, file: Path, *, repeat: bool = False) -> None:
         self._file = file

@@ -126,6 +126,19 @@ def _due(state: VisitState, rule: VisitSection, trigger: Trigger, at_s: float) -
     return state.moved and state.still >= rule.still_frames
 
 
+def wanted_s(state: VisitState, trigger: Trigger) -> float:
+    """Tell when the next frame can lead to something, if nobody asks for a visit.
+
+    Args:
+        state: After a frame.
+        trigger: As for `begin`.
+
+    Returns:
+        Monotonic seconds; 0 where every frame counts: in an open visit, and where motion or a label begins one.
+    """
+    return state.next_at_s if trigger == "interval" and not state.open and state.next_at_s is not None else 0.0
+
+
 def take(state: VisitState) -> VisitState:
     """Count a frame that passed the gate.
 

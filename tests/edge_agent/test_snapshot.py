@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import itertools
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -12,8 +13,12 @@ import pytest
 
 from bundle.errors import CameraError, ConfigError
 from bundle.images import decode, encode_jpeg
+from bundle.manifest import Preprocessing
+from edge_agent.camera import Camera, Frame, is_readable
+from edge_agent.config import CameraSection
 from edge_agent.snapshot import SnapshotSource
 from edge_agent.sources import Picture
+from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import grey
 
 if TYPE_CHECKING:
@@ -92,6 +97,52 @@ def test_snapshot_source_gives_picture_after_picture_with_the_file() -> None:
     assert asked == ["/x.jpg?channel=1"] * 3
     assert found[0].encoded == _JPEG
     assert np.array_equal(found[0].image_bgr, decode(_JPEG, name="it"))
+
+
+def test_snapshot_source_asks_for_no_picture_before_it_is_wanted() -> None:
+    with _network_camera() as (host, asked):
+        source = SnapshotSource(f"snapshot+http://{host}/x.jpg", max_pixels=_MAX_PIXELS, pause_s=0.01)
+        pictures = source.read(0, lambda _: None)
+        next(pictures)
+        source.wanted_s = time.monotonic() + 0.3
+        later = next(pictures)
+    assert isinstance(later, Picture)
+    assert later.captured_mono_s >= source.wanted_s
+    assert len(asked) == 2
+
+
+def test_camera_of_which_no_picture_is_wanted_rests_and_is_asked_again_in_time() -> None:
+    with _network_camera() as (host, _):
+        settings = CameraSection(source=f"snapshot+http://{host}/x.jpg", fps=1000.0, look_fps=1000.0)
+        camera = Camera(settings, Preprocessing(size_wh=(16, 16)))
+        try:
+            first = _frame(camera)
+            wanted_s = time.monotonic() + 0.3
+            camera.release(first, wanted_s)
+            frames = [_frame(camera)]  # the one that was under way may be older
+            while frames[-1].message.captured_mono_s < wanted_s:
+                camera.release(frames[-1], wanted_s)
+                frames.append(_frame(camera))
+            assert len(frames) <= 5
+            camera.release(frames[-1], time.monotonic() + 3600)
+            _frame(camera)  # it is looked at now and then all the same
+        finally:
+            camera.close()
+
+
+def _frame(camera: Camera) -> Frame:
+    found: list[Frame] = []
+
+    def came() -> bool:
+        camera.tick()
+        if camera.connection is not None and is_readable(camera.connection):
+            item = camera.receive()
+            assert isinstance(item, Frame)
+            found.append(item)
+        return bool(found)
+
+    wait_until(came, what="a frame")
+    return found[0]
 
 
 def test_snapshot_source_sends_the_password_when_it_is_asked_for() -> None:

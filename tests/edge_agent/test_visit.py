@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from edge_agent.config import VisitSection
-from edge_agent.visit import Trigger, VisitState, begin, close, is_complete, leaves, take
+from edge_agent.visit import Trigger, VisitState, begin, close, is_complete, leaves, take, wanted_s
 
 
 def _visits(frames: list[tuple[float, float]], rule: VisitSection, trigger: Trigger) -> list[list[int]]:
@@ -28,6 +28,15 @@ def test_visit_interval_takes_frames_then_waits() -> None:
     rule = VisitSection(interval_s=1.0, frames=2)
     frames = [(n / 4, 0.0) for n in range(9)]
     assert _visits(frames, rule, "interval") == [[0, 1], [4, 5]]
+
+
+def test_visit_wants_no_frame_between_two_intervals_alone() -> None:
+    rule = VisitSection(interval_s=5.0, frames=1)
+    opened = begin(VisitState(), rule, "interval", at_s=3.0, motion=0)
+    assert wanted_s(VisitState(), "interval") == 0
+    assert wanted_s(opened, "interval") == 0
+    assert wanted_s(close(take(opened)), "interval") == 8.0
+    assert wanted_s(close(take(opened)), "settle") == wanted_s(close(take(opened)), "marker") == 0
 
 
 def test_visit_settle_waits_for_motion_between_visits() -> None:

@@ -39,6 +39,7 @@ class SimulatedCamera:
     """A live source whose pictures follow a control file."""
 
     live = True
+    wanted_s = 0.0
 
     def __init__(self, control: Path) -> None:
         self._control = control
