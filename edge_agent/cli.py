@@ -74,8 +74,9 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where each thread was
     config = load_config(config_file).config
     set_up_logs(config.log.level, json_lines=log_json or config.log.json_lines)
+    signals = _Signals()
     ready = assemble(config, on_accepted=_print_count if as_json else None)
-    _stop_on_signals(ready)
+    signals.stop(ready)
     with guarded(lambda: ready.late):
         totals = ready.run()
     _print_totals(totals, as_json=as_json)
@@ -106,20 +107,28 @@ def _print_totals(totals: Totals, *, as_json: bool) -> None:
         _print(f"{name:<{width}}  {'-' if value is None else value}")
 
 
-def _stop_on_signals(ready: Agent) -> None:
-    """The first signal asks for a clean stop, the second one ends the process."""
-    asked = False
+class _Signals:
+    """The first signal asks for a clean stop, also while a bundle is loaded; the second one ends the process."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+    def __init__(self) -> None:
+        self._agent: Agent | None = None
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def stop(self, ready: Agent) -> None:
+        """Pass them on to an agent."""
+        self._agent = ready
+        if self._asked:
+            ready.request_stop()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if asked:
+        if self._asked:
             os._exit(128 + number)
-        asked = True
-        ready.request_stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
+        self._asked = True
+        if self._agent is not None:
+            self._agent.request_stop()
 
 
 @agent.command("check-config")

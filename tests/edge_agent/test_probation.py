@@ -16,7 +16,8 @@ from edge_agent.assemble import assemble
 from edge_agent.commands.bundles import _after_restart
 from edge_agent.commands.reasons import CommandError
 from edge_agent.probation import PROVEN_AFTER_S, Probation
-from tests.edge_agent.running import config_text, load_text, write_photos
+from tests.edge_agent.running import AgentProcess, config_text, load_text, write_photos
+from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import make_bundle
 
 if TYPE_CHECKING:
@@ -228,6 +229,21 @@ def test_agent_whose_new_bundle_is_damaged_counts_with_the_one_before(tmp_path: 
     assert "card.md" in taken.words
     assert agent.run()["accepted"] == 2
     assert robot.counts_with == "old"
+
+
+def test_agent_asked_to_go_while_it_loads_its_bundle_goes_in_order(robot: Robot, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", [1])
+    camera = "repeat = true\npause_s = 0.05"
+    text = config_text(bundle=robot.root, source=photos, state=tmp_path / "state", camera=camera)
+    agent = AgentProcess.start(tmp_path, text)
+    wait_until(lambda: running(robot), what="the note of the start")
+    assert agent.terminate() == 0, agent.stderr
+    assert not running(robot)
+
+
+def running(robot: Robot) -> str:
+    note = read_note(robot.root)
+    return "" if note is None else note.running
 
 
 def test_deploy_that_was_taken_back_before_it_was_answered_says_so(robot: Robot) -> None:
