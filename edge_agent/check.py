@@ -43,9 +43,16 @@ def check_references(config: AgentConfig) -> dict[str, str]:
     if config.records is not None:
         found["records"] = f"{len(read_records(config.records.file))} bins"
     for key, file in secret_files(config).items():
-        if file is not None and not file.is_file():
-            raise ConfigError(f"{key} does not exist", got=file, fix="Correct it, or pass it by LoadCredential.")
+        if file is not None and not _is_file(file):
+            raise ConfigError(f"{key} cannot be found", got=file, fix="Correct it, or pass it by LoadCredential.")
     return found
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a folder above it is closed to whoever asks
+        return False
 
 
 def secret_files(config: AgentConfig) -> dict[str, Path | None]:

@@ -186,9 +186,17 @@ def _with_absolute_paths(value: object, folder: Path, environment: Mapping[str, 
 
 def _absolute(path: Path, folder: Path, environment: Mapping[str, str], key: str) -> Path:
     credentials = environment.get("CREDENTIALS_DIRECTORY")
-    if key in _SECRETS and credentials and (Path(credentials) / path).is_file():
+    if key in _SECRETS and credentials and _is_file(Path(credentials) / path, key):
         return Path(credentials) / path
     return folder / path.expanduser()
+
+
+def _is_file(path: Path, key: str) -> bool:
+    try:
+        return path.is_file()
+    except OSError as exc:
+        fix = 'Name what lies in /etc/bintally/credentials without its folder, like "mqtt-password": systemd finds it.'
+        raise ConfigError(f"{key} {path} cannot be reached", got=exc.strerror, fix=fix) from exc
 
 
 def _settings(section: BaseModel, raw: object, prefix: str = "") -> Iterator[Setting]:

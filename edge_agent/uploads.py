@@ -28,6 +28,10 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
+_FOLDER_FIX = (
+    "Check uploads.folder and its rights. The service may write outside /var/lib/bintally only where the unit has "
+    'ReadWritePaths= (docs/operations.md, "The disk").'
+)
 _PNG_START = b"\x89PNG"
 
 
@@ -90,7 +94,7 @@ class FolderTarget:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(file, data)
         except OSError as exc:
-            raise UploadError(f"{file} cannot be written", got=exc.strerror, fix="Check uploads.folder.") from exc
+            raise UploadError(f"{file} cannot be written", got=exc.strerror, fix=_FOLDER_FIX) from exc
 
 
 def image_key(prefix: str, data: bytes) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import cv2
+
 from bundle.errors import BintallyError
 from edge_agent.camera_profile import load_profile
 from edge_agent.config import shown_source
@@ -25,6 +27,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _GPU_NODES = ("nvmap", "nvhost-*gpu*", "nvhost-vic", "nvhost-nv*", "nvhost-msenc", "nvgpu/igpu0/*", "dma_heap/system")
 _TEGRA = "etc/nv_tegra_release"
+_ARGUS = "tmp/argus_socket"
 
 
 def examine_cameras(config: AgentConfig, root: Path = Path("/")) -> Iterator[Finding]:
@@ -60,6 +63,8 @@ def _examine(subject: str, camera: CameraSection, root: Path) -> Finding:
         return _device(subject, Path(f"/dev/video{source}"), root)
     if source.startswith("/dev/"):
         return _device(subject, Path(source), root)
+    if source.startswith("csi://"):
+        return _sensor(subject, source, root)
     return _address(subject, source)
 
 
@@ -116,6 +121,23 @@ def _address(subject: str, source: str) -> Finding:
         reason = exc.strerror or type(exc).__name__
         return Finding(subject, "FAIL", f"{shown} does not answer: {reason}", "Check address, power and network.")
     return Finding(subject, "ok", f"{shown} answers on port {port}")
+
+
+def _sensor(subject: str, source: str, root: Path) -> Finding:
+    """A camera of a Jetson: pictures come from a daemon, through a socket, and OpenCV takes them through GStreamer."""
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        fix = "Run deploy/install.sh --jetson: it takes the system's OpenCV (apt install nvidia-opencv)."
+        return Finding(subject, "FAIL", f"{source} needs an OpenCV with GStreamer, this one has none", fix)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_CONNECT_TIMEOUT_S)
+            probe.connect(str(root / _ARGUS))
+    except PermissionError:
+        return Finding(subject, "FAIL", f"/{_ARGUS} may not be opened", "Add the service's user to the group video.")
+    except OSError as exc:
+        fix = "systemctl restart nvargus-daemon; the unit needs PrivateTmp=no (install.sh --jetson sees to it)."
+        return Finding(subject, "FAIL", f"nvargus-daemon does not answer at /{_ARGUS}: {exc.strerror or exc}", fix)
+    return Finding(subject, "ok", f"nvargus-daemon answers; whether {source} gives pictures shows when the agent runs")
 
 
 def _gpu_nodes(root: Path) -> Finding:

@@ -116,3 +116,9 @@ def test_unit_gives_the_last_words_and_the_watchdog_their_time(units: Path) -> N
     silent_s = 2 * agent_module._GOODBYE_S + agent_module._CLOSE_S
     assert watchdog_s > silent_s
     assert stop_s >= StopSection().stop_timeout_s + agent_module._CLOSE_S + silent_s
+
+
+def test_unit_of_a_jetson_sees_the_socket_of_its_cameras(units: Path) -> None:
+    """It lies in /tmp (public reports of containers that had to mount /tmp/argus_socket)."""
+    assert values(units / "bintally-agent.service", "PrivateTmp") == ["yes"]
+    assert values(units / "jetson.conf", "PrivateTmp") == ["no"]

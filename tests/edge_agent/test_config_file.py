@@ -137,6 +137,20 @@ def test_load_config_secret_comes_from_the_credentials_directory(tmp_path: Path)
     assert load_config(file, {}).config.mqtt.password_file == tmp_path / "mqtt-password"
 
 
+def test_load_config_secret_in_a_closed_folder_is_a_wrong_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    file = _write(
+        tmp_path, _GOOD + '[mqtt]\nusername = "r1"\npassword_file = "/etc/bintally/credentials/mqtt-password"\n'
+    )
+    monkeypatch.setattr(Path, "is_file", closed)
+    with pytest.raises(ConfigError, match=r"password_file .*Permission denied.*without its folder"):
+        load_config(file, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
 def test_load_config_settings_tell_value_and_origin(tmp_path: Path) -> None:
     settings = {s.key: (s.value, s.origin) for s in load_config(_write(tmp_path, _GOOD)).settings}
     assert settings["robot.site"] == ("wh1", "file")

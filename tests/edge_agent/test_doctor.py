@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import pytest
 from click.testing import CliRunner
 
@@ -185,3 +187,30 @@ def test_service_is_judged_by_what_systemd_says(change: dict[str, str], level: s
 def test_clock_is_judged(synchronised: object, year: int, level: str) -> None:
     known = synchronised if isinstance(synchronised, bool) else None
     assert examine_clock(ClockQuality(known, None), year).level == level
+
+
+def test_sensor_of_a_jetson_is_asked_of_its_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_text(tmp_path, config_text(bundle=tmp_path, source="csi://0", state=tmp_path))
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: False)
+    assert "GStreamer" in next(examine_cameras(config, tmp_path)).words
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
+    gone = next(examine_cameras(config, tmp_path))
+    assert gone.level == "FAIL"
+    assert "PrivateTmp=no" in gone.fix
+    (tmp_path / "tmp").mkdir()
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.bind(str(tmp_path / "tmp/argus_socket"))
+        assert "Connection refused" in next(examine_cameras(config, tmp_path)).words
+        daemon.listen()
+        assert next(examine_cameras(config, tmp_path)).level == "ok"
+
+
+def test_images_into_a_folder_that_the_service_may_not_write_are_told_its_override(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    photos = write_photos(tmp_path / "photos", [1])
+    rest = f"[uploads]\nfolder = '{tmp_path}/file/folder'\n"
+    text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=free_port(), rest=rest)
+    _, found = ask(tmp_path, text)
+    assert "ReadWritePaths=" in found["images"]["fix"]
