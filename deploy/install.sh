@@ -63,6 +63,10 @@ check() {
   command -v "$python" >/dev/null || fail "$python was not found; on Debian or Ubuntu: apt install python3 python3-venv"
   "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
     fail "$python must be 3.10 or newer, with its venv module; on Debian or Ubuntu: apt install python3-venv"
+  [ -n "$root" ] || "$python" -c '
+import os, sys
+sys.exit(any(os.path.realpath(path).startswith(("/home/", "/root/", "/run/user/", "/tmp/")) for path in (sys.executable, sys.base_prefix)))
+' || fail "$python lies where the service cannot see it (/home, /root, /tmp); pass --python /usr/bin/python3"
   if [ "$jetson" = auto ]; then
     if [ -e "$root/etc/nv_tegra_release" ]; then jetson=yes; else jetson=no; fi
   fi
@@ -157,6 +161,7 @@ install_files() {
   fi
   install_file "$here/systemd/sysusers.conf" "$root/etc/sysusers.d/bintally.conf" 644
   install_file "$here/systemd/tmpfiles.conf" "$root/etc/tmpfiles.d/bintally.conf" 644
+  install_file "$here/doctor.sh" "$root/usr/local/sbin/bintally-doctor" 755
   for document in operations.md mqtt.md; do
     [ ! -f "$source/docs/$document" ] || install_file "$source/docs/$document" "$root/usr/local/share/doc/bintally/$document" 644
   done
@@ -207,7 +212,7 @@ start_service() {
   [ "$start" = yes ] || return 0
   if cmp -s "$here/agent.example.toml" "$etc/agent.toml"; then
     say "next: edit /etc/bintally/agent.toml, then"
-    say "  sudo -u bintally bintally agent doctor --config /etc/bintally/agent.toml"
+    say "  sudo bintally-doctor"
     say "  sudo systemctl enable --now bintally-agent"
     return
   fi

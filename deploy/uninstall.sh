@@ -42,7 +42,7 @@ remove /etc/systemd/system/bintally-agent.service /etc/systemd/system/bintally-a
 [ ! -d "$root/etc/systemd/system/bintally-agent.service.d" ] || [ "$dry" = yes ] ||
   rmdir "$root/etc/systemd/system/bintally-agent.service.d" 2>/dev/null ||
   echo "keeping /etc/systemd/system/bintally-agent.service.d, which has settings of your own"
-remove /usr/local/bin/bintally /usr/local/share/doc/bintally /opt/bintally /etc/tmpfiles.d/bintally.conf
+remove /usr/local/bin/bintally /usr/local/sbin/bintally-doctor /usr/local/share/doc/bintally /opt/bintally /etc/tmpfiles.d/bintally.conf
 if [ "$purge" = yes ]; then
   remove /etc/bintally /var/lib/bintally /var/cache/bintally /etc/sysusers.d/bintally.conf
   if [ -z "$root" ] && id bintally >/dev/null 2>&1; then run userdel bintally; fi

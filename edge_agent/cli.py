@@ -165,15 +165,15 @@ def check_config(config_file: Path, *, as_json: bool) -> None:
 def doctor(config_file: Path, *, as_json: bool) -> None:
     """Examine the robot: cameras, permissions, bundle, engine, broker, bucket, clock, certificates, service.
 
-    One line each, with what to do. Run it as the service's user. It publishes one event, "doctor", and stores one small
-    object, doctor.txt; both are harmless beside a running agent.
+    One line each, with what to do. On a robot use bintally-doctor. It publishes one event, "doctor", and stores
+    one small object, doctor.txt; both are harmless beside a running agent.
 
     \b
     Exit codes: 0 the agent can work (warnings included), 1 something failed, 78 configuration wrong.
 
     \b
     Example:
-      sudo -u bintally bintally agent doctor --config /etc/bintally/agent.toml
+      sudo bintally-doctor     (as the installed service runs, secrets and sandbox included)
     """
     from dataclasses import asdict
 

@@ -89,9 +89,7 @@ def _refused(subject: str, device: Path, exc: OSError, root: Path) -> Finding:
         fix = f"Plug it in, or correct cameras.source; cameras here: {others}."
         return Finding(subject, "FAIL", f"{device} is not there", fix)
     if exc.errno in (errno.EACCES, errno.EPERM):
-        fix = (
-            "Run as the service's user (sudo -u bintally), add it to the group video, and allow the device in the unit."
-        )
+        fix = "Use sudo bintally-doctor. If that fails too: its user into the group video, the device into the unit."
         return Finding(subject, "FAIL", f"{device} may not be opened", fix)
     if exc.errno == errno.EBUSY:
         return Finding(subject, "warn", f"{device} is in use", "If not by the agent: stop the program that holds it.")

@@ -121,7 +121,7 @@ def _secret(key: str, file: Path, *, public: bool) -> Finding:
         with file.open("rb") as handle:
             content = handle.read(1 << 16)
     except OSError as exc:
-        fix = "Correct it, put the file there, or run as the service's user."
+        fix = "Correct it or put the file there; for the service's secrets: sudo bintally-doctor."
         return Finding(key, "FAIL", f"{file} cannot be read: {exc.strerror}", fix)
     mode = status.st_mode & 0o777
     if not content.strip():

@@ -145,7 +145,11 @@ def judge_service(shown: Mapping[str, str]) -> Finding:
     if state == "failed" or (state == "activating" and result not in ("success", "unknown")):
         fix = f"See docs/operations.md, and: journalctl -u {_UNIT} -n 50"
         return Finding("service", "FAIL", f"{state}: {result}, exit status {shown.get('ExecMainStatus')}", fix)
-    if shown.get("Type") != "notify" or shown.get("WatchdogUSec") in ("0", "infinity", None):
+    if state == "inactive" and shown.get("UnitFileState") == "enabled":
+        return Finding("service", "warn", "it does not run", f"systemctl start {_UNIT}")
+    # Of a unit that it has not started yet, systemd says that its watchdog is "infinity".
+    unwatched = ("0", None) if state == "inactive" else ("0", "infinity", None)
+    if shown.get("Type") != "notify" or shown.get("WatchdogUSec") in unwatched:
         fix = "Remove the override of Type= or WatchdogSec= (systemctl cat bintally-agent)."
         return Finding("service", "warn", "it runs without its watchdog: a hang would last", fix)
     if shown.get("UnitFileState") != "enabled":

@@ -171,6 +171,13 @@ _UNIT = {
         ({"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"}, "FAIL", "exit status 78"),
         ({"ActiveState": "activating", "Result": "watchdog"}, "FAIL", "watchdog"),
         ({"WatchdogUSec": "0"}, "warn", "without its watchdog"),
+        ({"WatchdogUSec": "infinity"}, "warn", "without its watchdog"),
+        (
+            {"WatchdogUSec": "infinity", "ActiveState": "inactive", "UnitFileState": "disabled"},
+            "warn",
+            "not started at boot",
+        ),
+        ({"ActiveState": "inactive"}, "warn", "does not run"),
         ({"Type": "simple"}, "warn", "without its watchdog"),
         ({"UnitFileState": "disabled"}, "warn", "not started at boot"),
     ],
