@@ -284,15 +284,14 @@ def _acceptance(telemetry: Telemetry, on_accepted: Callable[[Entry], None] | Non
 
 def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher:
     client_id = f"bintally-{config.robot.site}-{config.robot.id}"
-    # A probe would end the session in which the broker keeps commands: one is enough for each broker.
+    # A probe would end the session in which the broker keeps commands: none is needed once it took a connection.
     probed, broker = config.state.path / "probed", f"{config.mqtt.host}:{config.mqtt.port}"
     resolver = Resolver()
 
     def connect(version: int) -> PahoLink:
-        if version == VERSIONS[0] and not _says(probed, broker):
+        unknown = version == VERSIONS[0] and not _says(probed, broker)
+        if unknown:
             PahoLink(config.mqtt, client_id=client_id, version=version, will=None, resolver=resolver).close()
-            with suppress(OSError):  # a disk that is full must not keep the agent from delivering
-                probed.write_text(broker, encoding="utf-8")
         last_will = StatusMessage(
             robot=config.robot.id,
             state="offline",
@@ -304,9 +303,15 @@ def _publisher(config: AgentConfig, topics: Topics, outbox: Outbox) -> Publisher
             at=utc(time.time()),
         )
         will = Will(topics.status, last_will.to_bytes())
-        return PahoLink(config.mqtt, client_id=client_id, version=version, will=will, resolver=resolver)
+        link = PahoLink(config.mqtt, client_id=client_id, version=version, will=will, resolver=resolver)
+        if unknown:
+            with suppress(OSError):  # a disk that is full must not keep the agent from delivering
+                probed.write_text(broker, encoding="utf-8")
+        return link
 
-    return Publisher(config.mqtt, topics, outbox, connect=connect)
+    publisher = Publisher(config.mqtt, topics, outbox, connect=connect)
+    publisher.speaks_newest = _says(probed, broker)
+    return publisher
 
 
 def _says(file: Path, words: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from bundle.errors import DeliveryError
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 VERSIONS = (5, 4)
 """Protocol levels that are tried: MQTT 5, then 3.1.1."""
+VERSION_NAMES: dict[int, Literal["5", "3.1.1"]] = {5: "5", 4: "3.1.1"}
 
 
 class VersionRefusedError(DeliveryError):

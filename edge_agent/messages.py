@@ -121,6 +121,7 @@ class TelemetryMessage(_Message):
     over_current_events: int | None
     clock_synchronised: bool | None
     clock_max_error_ms: float | None
+    mqtt_version: Literal["5", "3.1.1"] | None = None
 
 
 class SidecarMessage(_Message):

@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from bundle.errors import DeliveryError
 from edge_agent import tls
-from edge_agent.link import Ack, Delivery, HandshakeError, VersionRefusedError, Will
+from edge_agent.link import VERSION_NAMES, Ack, Delivery, HandshakeError, VersionRefusedError, Will
 from edge_agent.resolver import Resolver
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class PahoLink:
         if not reason.is_failure:
             return
         if reason.value == _UNSUPPORTED_VERSION:
-            raise VersionRefusedError(f"{self._name} does not speak MQTT {_version_name(version)}")
+            raise VersionRefusedError(f"{self._name} does not speak MQTT {VERSION_NAMES[version]}")
         fix = "Check mqtt.username and mqtt.password_file." if reason.value in _CREDENTIALS_REFUSED else None
         raise DeliveryError(f"{self._name} refuses the connection", got=str(reason), fix=fix)
 
@@ -287,10 +287,6 @@ class PahoLink:
         sock = self._client.socket()
         if sock is not None:
             sock.close()
-
-
-def _version_name(version: int) -> str:
-    return "5" if version == MQTTProtocolVersion.MQTTv5 else "3.1.1"
 
 
 def _secret(file: Path | None) -> str | None:

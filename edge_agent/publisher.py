@@ -18,7 +18,7 @@ from bundle.errors import DeliveryError
 from edge_agent.backoff import Backoff
 from edge_agent.flight import Deferred, Open, Packet, Session
 from edge_agent.intake import Intake
-from edge_agent.link import VERSIONS, Ack, HandshakeError, VersionRefusedError
+from edge_agent.link import VERSION_NAMES, VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import as_historical
 from edge_agent.receipts import Receipts
 from edge_agent.threads import Waker, Worker
@@ -44,6 +44,8 @@ _MAX_UNREMOVED = Receipts.SLOTS - _MAX_REPEATS
 _FIRST_PAUSE_S = 0.25
 _WAIT_S = 0.5
 _STABLE_S = 10.0
+_MAX_HANG_UPS = 3
+"""So often in a row a broker may hang up on MQTT 5 until it is taken for one that knows only MQTT 3.1.1."""
 
 
 class Publisher:
@@ -59,6 +61,8 @@ class Publisher:
     Attributes:
         receive: Takes commands, see `Intake`; set before the thread is started. Without it, none are asked for.
         subscription_refused: Why the broker gives no commands.
+        version: Of MQTT, on the present or last connection.
+        speaks_newest: The broker is known to speak MQTT 5; may be set before the start.
         announcement: Topic and payload of a retained message that is sent at every connect; set before the start.
     """
 
@@ -76,6 +80,8 @@ class Publisher:
         self.counts_refused = 0
         self.connects = 0
         self.subscription_refused: str | None = None
+        self.version: int | None = None
+        self.speaks_newest = False
         self.announcement: tuple[str, bytes] | None = None
         self.receive: Callable[[Delivery, Callable[[], None]], None] | None = None
         self._settings = settings
@@ -83,7 +89,7 @@ class Publisher:
         self._outbox = outbox
         self._connect = connect
         self._clock = clock
-        self._versions = deque(VERSIONS)
+        self._hang_ups = 0
         self._waker = Waker()
         self._acknowledged = 0
         self._open: dict[int, Open] = {}
@@ -174,17 +180,30 @@ class Publisher:
                 self.worker.succeeded()
 
     def _dial(self) -> Link:
-        """Connect with the version that worked last, and with the other one when it is refused."""
-        version = self._versions[0]
+        """Connect with MQTT 5; with 3.1.1 when the broker refuses 5, or hangs up on it and was never heard to speak it.
+
+        A broker that is restarted behind a proxy hangs up as well, and 3.1.1 has no word for a refusal, and ends the
+        session in which commands wait.
+        """
         try:
-            return self._connect(version)
+            link = self._connect(VERSIONS[0])
         except VersionRefusedError as exc:
-            self._versions.rotate()
-            _LOG.info("%s; trying the other version", exc)
-            return self._connect(self._versions[0])
-        except HandshakeError:
-            self._versions.rotate()
-            raise
+            return self._dial_older(exc)
+        except HandshakeError as exc:
+            self._hang_ups += 1
+            if self.speaks_newest or self._hang_ups < _MAX_HANG_UPS:
+                raise
+            return self._dial_older(exc)
+        self.version, self.speaks_newest, self._hang_ups = VERSIONS[0], True, 0
+        return link
+
+    def _dial_older(self, why: DeliveryError) -> Link:
+        self.worker.tick()
+        link = self._connect(VERSIONS[1])
+        if self.version != VERSIONS[1]:
+            _LOG.warning("%s; going on with MQTT %s", why, VERSION_NAMES[VERSIONS[1]])
+        self.version = VERSIONS[1]
+        return link
 
     def _said_goodbye(self, session: Session) -> bool:
         return self._status_sent == self._last_words and not session.in_flight

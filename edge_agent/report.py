@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from edge_agent.link import VERSION_NAMES
 from edge_agent.machine import Heat, disk_free_bytes, read_clock, read_heat, rss_bytes
 from edge_agent.messages import StageLatency, StatusMessage, TelemetryMessage, utc
 
@@ -190,6 +191,7 @@ class Report:
             over_current_events=self.heat.over_current_events,
             clock_synchronised=clock_quality.synchronised,
             clock_max_error_ms=clock_quality.max_error_ms,
+            mqtt_version=None if self._publisher.version is None else VERSION_NAMES[self._publisher.version],
         )
 
     def losses(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, DeliveryError
 from edge_agent.doctor.finding import Finding, failure
-from edge_agent.link import VERSIONS, HandshakeError, VersionRefusedError
+from edge_agent.link import VERSION_NAMES, VERSIONS, HandshakeError, VersionRefusedError
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, Topics, new_event_id, utc
 from edge_agent.mqtt import PahoLink
@@ -40,7 +40,7 @@ def examine_broker(config: AgentConfig) -> Finding:
         version = _publish(config)
     except BintallyError as exc:
         return failure("broker", exc)
-    spoken = "MQTT 5" if version == VERSIONS[0] else "MQTT 3.1.1"
+    spoken = f"MQTT {VERSION_NAMES[version]}"
     seconds = time.monotonic() - started_s
     return Finding("broker", "ok", f"{config.mqtt.host}:{config.mqtt.port} took a message ({spoken}, {seconds:.2f} s)")
 

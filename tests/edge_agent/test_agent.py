@@ -174,7 +174,20 @@ def test_agent_broker_that_swallows_version_5_gets_every_count_in_the_older_one(
         text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=scripted.port)
         totals = assemble(load_text(tmp_path, text)).run()
     assert totals["delivered"] == 10
-    assert scripted.versions == ([5, 5, 4] if with_will_alone else [5, 4])
+    assert scripted.versions == [*[5, 5] * 3, 4] if with_will_alone else [5, 5, 5, 4]
+
+
+def test_agent_remembers_that_the_broker_speaks_version_5(tmp_path: Path, tiny_bundle: Path) -> None:
+    photos = write_photos(tmp_path / "photos", COUNTS[:1])
+    knew = []
+    with ScriptedBroker() as scripted:
+        for _ in range(2):
+            text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=scripted.port)
+            agent = assemble(load_text(tmp_path, text))
+            knew.append(agent.parts.publisher.speaks_newest)
+            agent.run()
+    assert knew == [False, True]
+    assert scripted.versions == [5, 5, 5]  # a probe before the first connection alone
 
 
 @needs_mosquitto

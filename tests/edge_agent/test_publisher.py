@@ -225,18 +225,31 @@ def test_newest_per_bin_forgets_the_bins_counted_longest_ago_and_then_says_no(mo
     assert [newest.is_newest(row) for row in rows] == [False, False, True, True]
 
 
-def test_publisher_falls_back_to_the_older_version_and_stays_there(world: World) -> None:
-    world.start(VersionRefusedError("no version 5"), SimulatedLink(breaks_after=2), SimulatedLink())
+def test_publisher_falls_back_to_the_older_version_and_tries_the_newer_one_first_again(world: World) -> None:
+    refused = VersionRefusedError("no version 5")
+    world.start(refused, SimulatedLink(breaks_after=2), refused, SimulatedLink(breaks_after=2), SimulatedLink())
     world.put(1, 2, 3)
     wait_until(lambda: world.outbox.is_empty)
-    assert world.versions == [5, 4, 4]
+    assert world.versions == [5, 4, 5, 4, 5]
+    assert world.publisher.version == 5
 
 
-def test_publisher_closed_handshake_tries_the_other_version_next(world: World) -> None:
+def test_publisher_broker_that_never_spoke_the_newer_version_and_hangs_up_is_asked_with_the_other(world: World) -> None:
     world.start(HandshakeError("closed"), HandshakeError("closed"), HandshakeError("closed"), SimulatedLink())
     world.put(1)
     wait_until(lambda: world.outbox.is_empty)
-    assert world.versions == [5, 4, 5, 4]
+    assert world.versions == [5, 5, 5, 4]
+    assert world.publisher.version == 4
+
+
+@pytest.mark.parametrize("heard", ["in this run", "before"])
+def test_publisher_broker_that_spoke_the_newer_version_and_hangs_up_stays_with_it(world: World, heard: str) -> None:
+    world.publisher.speaks_newest = heard == "before"
+    first = [SimulatedLink(breaks_after=2)] if heard == "in this run" else []
+    world.start(*first, *[HandshakeError("the proxy has no broker")] * 5, SimulatedLink())
+    world.put(1)
+    wait_until(lambda: world.outbox.is_empty)
+    assert set(world.versions) == {5}
 
 
 def test_publisher_crash_in_a_session_is_survived(world: World) -> None:
