@@ -1,6 +1,7 @@
 """Saying what is wrong: events for what happened, the retained status for what is the case.
 
-An event is said once when something begins, not again for every failed attempt. The status is published when its
+An event is said once when something begins, not again for every failed attempt; what happens to single frames and
+photos is said so often and then held back, as telemetry counts it all. The status is published when its
 reasons change.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, new_event_id, utc
+from edge_agent.repeats import Repeats
 from edge_agent.rows import Entry
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _PUT_TIMEOUT_S = 0.5
+_REPEATED = frozenset({"frame_failed", "photo_refused", "visit_rejected"})
+_RATE, _BURST = 1 / 60, 20.0
 _THROTTLED = "it is slowed down by heat or power"
 
 
@@ -44,6 +48,7 @@ class Alarms:
         report: Builds the status, and knows what was dropped.
         telemetry: Counts events that found no room.
         wall_clock: Seconds since 1970 UTC.
+        clock: Monotonic seconds.
     """
 
     def __init__(  # noqa: PLR0913 - it listens to every part
@@ -57,6 +62,7 @@ class Alarms:
         report: Report,
         telemetry: Telemetry,
         wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._robot = robot
         self._topics = topics
@@ -73,6 +79,7 @@ class Alarms:
         self._said: dict[str, Any] | None = None
         self._heat = report.heat
         self._losses = report.losses()
+        self._repeats = Repeats(_RATE, _BURST, clock=clock)
 
     def event(self, event: str, severity: Literal["info", "warning", "error"], subject: str, problem: str) -> None:
         """Store an event for delivery.
@@ -83,6 +90,11 @@ class Alarms:
             subject: The thing that it is about.
             problem: One sentence.
         """
+        if event in _REPEATED:
+            held_back = self._repeats.admit(event)
+            if held_back is None:
+                return
+            problem += f" ({held_back} more before this one were held back)" if held_back else ""
         now_s = self._wall_clock()
         message = EventMessage(
             event_id=new_event_id(now_s),
@@ -165,12 +177,12 @@ class Alarms:
             self.event("drift_over", "info", camera, found.words)
 
     def report_drops(self) -> None:
-        """Say what was dropped since the last call; the numbers stand in the telemetry as well."""
+        """Say what was dropped since the last event about it; the numbers stand in the telemetry as well."""
         now = self._report.losses()
         news = {name: number - self._losses.get(name, 0) for name, number in now.items()}
-        self._losses = now
         said = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in news.items() if number > 0)
-        if said:
+        if said and self._repeats.admit("dropped") is not None:
+            self._losses = now
             _LOG.warning("dropped: %s", said)
             self.event("dropped", "warning", "outbox", said)
 

@@ -19,18 +19,19 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from edge_agent.commands.memory import Memory, TokenBucket
 from edge_agent.commands.order import Order
 from edge_agent.commands.parse import command_id_of, parse
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import Command
 from edge_agent.machine import read_clock
 from edge_agent.messages import new_event_id, utc
+from edge_agent.repeats import TokenBucket
 from edge_agent.rows import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from edge_agent.commands.memory import Memory
     from edge_agent.commands.order import Done, Results, State
     from edge_agent.commands.table import StoredCommand
     from edge_agent.link import Delivery

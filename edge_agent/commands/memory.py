@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_agent.commands.reasons import CommandError, Reason
@@ -24,39 +23,6 @@ MAX_COMMANDS = 4096
 SKEW_S = 60.0
 """How far the clocks of sender and robot may differ when a command is fresh."""
 _MAX_RESULT_BYTES = 4096
-
-
-@dataclass(slots=True)
-class TokenBucket:
-    """So many at once, so many a second.
-
-    Attributes:
-        rate: Tokens a second.
-        burst: Tokens at most.
-        tokens: Tokens now.
-        at_s: Monotonic time of the last look.
-    """
-
-    rate: float
-    burst: float
-    tokens: float
-    at_s: float
-
-    def take(self, now_s: float) -> bool:
-        """Take a token, if there is one.
-
-        Args:
-            now_s: Monotonic seconds.
-
-        Returns:
-            Whether there was one.
-        """
-        self.tokens = min(self.burst, self.tokens + max(0.0, now_s - self.at_s) * self.rate)
-        self.at_s = now_s
-        if self.tokens < 1:
-            return False
-        self.tokens -= 1
-        return True
 
 
 class Memory:

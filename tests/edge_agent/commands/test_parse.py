@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_agent.commands.memory import Memory, TokenBucket
+from edge_agent.commands.memory import Memory
 from edge_agent.commands.parse import MAX_BYTES, MAX_DEPTH, command_id_of, parse
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import COMMANDS, Capture, Set
@@ -203,13 +203,6 @@ def test_memory_keeps_open_commands_whatever_their_age() -> None:
     memory.note(record("job-00001", "running", 10.0), b"{}")
     memory.admit(parsed("ping"), _NOW.timestamp(), synchronised=True)
     assert [row.command_id for row in memory.open()] == ["job-00001"]
-
-
-def test_token_bucket_gives_its_burst_and_then_its_rate() -> None:
-    bucket = TokenBucket(rate=10, burst=5, tokens=5, at_s=0.0)
-    assert sum(bucket.take(0.0) for _ in range(20)) == 5
-    assert sum(bucket.take(0.1 * n) for n in range(1, 11)) == 10
-    assert not bucket.take(0.5)  # a clock that goes back gives nothing
 
 
 def test_documents_list_every_reason_in_the_same_words() -> None:
