@@ -132,6 +132,9 @@ class Agent:
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS)
         parts.outbox.start()
+        for camera in parts.cameras:
+            if camera.live:
+                parts.alarms.camera_awaited(camera.name)
         parts.alarms.update_status()
         parts.commands.start()
         parts.publisher.worker.start()
@@ -254,14 +257,14 @@ class Agent:
         if outcome.rescan is not None:
             self._parts.alarms.event("rescan_wanted", "info", outcome.rescan, "the count is unsure: look again")
         if outcome.entry is not None:
-            self._store(outcome.entry, patient=not camera.live)
+            self._store(outcome.entry, patient=not camera.live or outcome.answers)
             if outcome.entry.kind == "count":
                 self._parts.probation.counted()
         if outcome.drift is not None:
             self._parts.alarms.drift(camera.name, outcome.drift)
 
     def _store(self, entry: Entry, *, patient: bool) -> None:
-        """Hand an entry to the outbox. Files wait for room; a live camera's count is dropped, and that is counted."""
+        """Hand an entry to the outbox. Files and answers wait for room; a live count is dropped, and counted."""
         while not self._parts.outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
             self._progress_s = self._clock()
             if not patient or self._stop.is_set():
@@ -292,7 +295,7 @@ class Agent:
     def _source_over(self, camera: Camera, notice: Notice) -> None:
         self._follow(camera, notice.subject, self._parts.path.finish(camera))
         if notice.kind == "failed":
-            self._parts.alarms.event("camera_failed", "error", notice.camera, notice.problem)
+            self._parts.alarms.camera_failed(notice.camera, notice.problem)
             self._failures.append(notice.problem)
 
     def _finish(self) -> Totals:
@@ -301,6 +304,9 @@ class Agent:
         self._watchdog.ready()
         if self._stop.is_set():
             self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * _CLOSE_S + 2 * _GOODBYE_S)
+        if self._stop.is_set():
+            for camera in parts.cameras:  # what an open visit has seen is counted, not forgotten
+                self._follow(camera, camera.name, parts.path.finish(camera))
         self._watchdog.release("commands")  # delivering what waits may take longer than a silent thread is allowed
         parts.commands.finish(_GOODBYE_S)
         for camera in parts.cameras:

@@ -72,6 +72,7 @@ class Alarms:
         self._report = report
         self._telemetry = telemetry
         self._wall_clock = wall_clock
+        self._unseen: set[str] = set()
         self._down: dict[str, str] = {}
         self._blind: dict[str, str] = {}
         self._moved: dict[str, str] = {}
@@ -110,6 +111,14 @@ class Alarms:
         if not self._outbox.put(entry, timeout_s=_PUT_TIMEOUT_S):
             self._telemetry.count("events_not_stored")
 
+    def camera_awaited(self, camera: str) -> None:
+        """Note that a camera was started; until its first frame nothing is counted, and the status says so.
+
+        Args:
+            camera: Its name.
+        """
+        self._unseen.add(camera)
+
     def camera_lost(self, camera: str, problem: str) -> None:
         """Note that a camera is down.
 
@@ -117,10 +126,22 @@ class Alarms:
             camera: Its name.
             problem: Why; the event is said for the first failure alone.
         """
+        self._unseen.discard(camera)
         if camera not in self._down:
             _LOG.warning("camera %s is down: %s", camera, problem)
             self.event("camera_lost", "error", camera, problem)
         self._down[camera] = problem
+
+    def camera_failed(self, camera: str, problem: str) -> None:
+        """Note that a camera can never work in this run.
+
+        Args:
+            camera: Its name.
+            problem: Why.
+        """
+        self._unseen.discard(camera)
+        self._down[camera] = problem
+        self.event("camera_failed", "error", camera, problem)
 
     def camera_back(self, camera: str) -> None:
         """Note that a camera works.
@@ -128,6 +149,7 @@ class Alarms:
         Args:
             camera: Its name.
         """
+        self._unseen.discard(camera)
         if self._down.pop(camera, None) is not None:
             _LOG.info("camera %s is back", camera)
             self.event("camera_back", "info", camera, "")
@@ -137,7 +159,7 @@ class Alarms:
 
         Args:
             camera: Its name.
-            blind: "dark", "bright" or "torn"; empty when it sees.
+            blind: "dark", "bright", "torn", "blurred" or several; empty when it sees.
         """
         if blind == self._blind.get(camera, ""):
             return
@@ -207,7 +229,8 @@ class Alarms:
 
     def update_status(self) -> None:
         """Publish the status when something in it has changed."""
-        reasons = [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
+        reasons = [f"camera {name}: no frame yet" for name in sorted(self._unseen)]
+        reasons += [f"camera {name}: {problem}" for name, problem in sorted(self._down.items())]
         reasons += [f"camera {name}: its pictures are {blind}" for name, blind in sorted(self._blind.items())]
         reasons += [f"camera {name}: it has moved {moved}" for name, moved in sorted(self._moved.items())]
         if self._outbox.is_full:

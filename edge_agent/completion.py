@@ -52,6 +52,11 @@ class Outcome:
     frozen: bool = False
     rescan: str | None = None
 
+    @property
+    def answers(self) -> bool:
+        """The entry ends a command that somebody waits for."""
+        return self.entry is not None and (self.entry.kind == "result" or bool(self.entry.companions))
+
 
 class Completion:
     """Completes visits. Belongs to the frame path's thread.
@@ -122,9 +127,11 @@ class Completion:
         if seen.first is None:
             return self._reject(seen)
         count = self._count(counter, seen)
-        picture = self._evidence.choose(count, view, seen.best, None if last is None else (camera, last))
         message = count_message(
             view, seen, seen.first, counter=counter, count=count, records=self._records, stamp=self._stamp()
+        )
+        picture = self._evidence.choose(
+            count, message.verdict, view, seen.best, None if last is None else (camera, last)
         )
         entry = self._entry(message, seen.first, picture)
         self._recorder.put(message, seen.recorded)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path  # noqa: TC003 - pydantic evaluates the annotations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -173,6 +173,7 @@ class MqttSection(_Section):
 
     host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: int = Field(default=1883, ge=1, le=65_535)
+    """With `tls`, 8883 unless one is given."""
     username: str | None = Field(default=None, max_length=255)
     password_file: Path | None = None
     tls: TlsSection | None = None
@@ -185,6 +186,11 @@ class MqttSection(_Section):
     """A count that waited longer than this is published with is_historical true."""
     home_assistant: Name | None = None
     """Home Assistant's discovery prefix, usually "homeassistant"; None announces nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_port(cls, given: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+        return {"port": 8883, **given} if isinstance(given, dict) and given.get("tls") is not None else given
 
 
 class QuotaSection(_Section):

@@ -62,9 +62,15 @@ def name_bin(view: View, seen: Seen, first: FrameMessage) -> str:
         stem=PurePath(first.name).stem,
         camera=view.settings.name,
         visit=seen.number,
-        marker=seen.marker or first.marker,
+        marker=seen.marker,
     )[:_MAX_BIN_ID]
-    return bin_id or view.settings.name  # a template of a label that nobody could read
+    return bin_id or view.settings.name
+
+
+def _flags(view: View, seen: Seen) -> tuple[str, ...]:
+    """What is to be said of a visit; without its label nobody knows which bin it was."""
+    nameless = seen.request is None and not seen.marker and "{marker" in view.template
+    return tuple(sorted(seen.flags | ({"unlabelled"} if nameless else set())))
 
 
 def count_message(  # noqa: PLR0913 - everything that a count says comes together here
@@ -108,7 +114,7 @@ def count_message(  # noqa: PLR0913 - everything that a count says comes togethe
         verdict=_verdict(counter, count, record),
         record=record,
         frames=len(seen.posteriors),
-        flags=tuple(sorted(seen.flags)),
+        flags=_flags(view, seen),
         bundle=counter.bundle.label,
         captured_at=utc(first.captured_s),
         latency_ms=round(max(0.0, stamp.now_mono_s - first.captured_mono_s) * 1e3, 3),

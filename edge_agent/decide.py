@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from bundle.counter import Count
+    from bundle.verdict import VerdictWord
 
 _RESCAN_AGAIN_S = 3600.0
 
-UploadReason = Literal["unsure", "audit"]
+UploadReason = Literal["unsure", "audit", "mismatch"]
 
 
 class Rescans:
@@ -39,17 +40,22 @@ class Rescans:
         return fits
 
 
-def reason_to_upload(count: Count, *, audit_share: float, draw: float) -> UploadReason | None:
+def reason_to_upload(
+    count: Count, *, audit_share: float, draw: float, verdict: VerdictWord | None = None
+) -> UploadReason | None:
     """Decide whether a visit's image should leave the robot.
 
     Args:
         count: Of the visit.
         audit_share: Share of confident visits to sample, 0..1.
         draw: A uniform random number of this visit, 0 <= draw < 1.
+        verdict: Against the record, if there is one.
 
     Returns:
         Why, or None.
     """
     if not count.confident:
         return "unsure"
-    return "audit" if draw < audit_share else None
+    if draw < audit_share:
+        return "audit"  # asked first: the sample says nothing unless every sure visit may be in it
+    return "mismatch" if verdict in ("short", "over") else None

@@ -12,6 +12,7 @@ from edge_agent.view import Best
 
 if TYPE_CHECKING:
     from bundle.counter import Count
+    from bundle.verdict import VerdictWord
     from edge_agent.camera import Camera, Frame
     from edge_agent.config import UploadsSection
     from edge_agent.quota import Quota, Spent
@@ -77,12 +78,18 @@ class Evidence:
         view.best = Best(sharpness, camera.rectified(frame.image_bgr).copy(), camera.encoded(frame))
 
     def choose(
-        self, count: Count, view: View, best: Best | None, last: tuple[Camera, Frame] | None
+        self,
+        count: Count,
+        verdict: VerdictWord | None,
+        view: View,
+        best: Best | None,
+        last: tuple[Camera, Frame] | None,
     ) -> tuple[decide.UploadReason, bytes] | None:
         """Choose the picture of a visit that is worth a human's look.
 
         Args:
             count: Of the visit.
+            verdict: Against the record, if there is one.
             view: Of its camera.
             best: Its sharpest frame before the last.
             last: Its last frame, if that was usable.
@@ -90,7 +97,9 @@ class Evidence:
         Returns:
             Why, and the image file; None when no picture leaves the robot.
         """
-        why = decide.reason_to_upload(count, audit_share=self.settings.audit_share, draw=self._rng.random())
+        why = decide.reason_to_upload(
+            count, audit_share=self.settings.audit_share, draw=self._rng.random(), verdict=verdict
+        )
         if why is None or self.prefix is None:
             return None
         if last is not None and (best is None or last[1].message.stats.sharpness > best.sharpness):

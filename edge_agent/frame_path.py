@@ -206,6 +206,7 @@ class FramePath:
             self._drift.frame(camera.name, frame.network_bgr, logits[0])
         view.visit = visit.take(view.visit)
         view.posteriors.append(counter.posteriors_from(logits)[0])
+        view.markers += [frame.message.marker] if frame.message.marker else []
         if view.first is None:
             self._moved.visit(camera.name, frame.image_bgr)
             view.first = frame.message
@@ -218,7 +219,7 @@ class FramePath:
         Args:
             camera: Which.
         """
-        return ", ".join(self._views[camera.name].blind)
+        return self._views[camera.name].sees_nothing
 
     def wanted_s(self, camera: Camera) -> float:
         """When the next frame of a camera can lead to something, on its clock; 0 where every frame does.
@@ -238,7 +239,7 @@ class FramePath:
         return self._moved.moved(camera.name)
 
     def finish(self, camera: Camera) -> Outcome:
-        """Close the visit that the end or the loss of a camera has cut short.
+        """Close the visit that the end or the loss of a camera has cut short; what it sees next may be another bin.
 
         Args:
             camera: Which.
@@ -247,7 +248,9 @@ class FramePath:
             Its count, if it had a usable frame.
         """
         view = self._views[camera.name]
-        return self._complete(view, camera, None) if view.visit.open else Outcome()
+        outcome = self._complete(view, camera, None) if view.visit.open else Outcome()
+        view.visit = visit.interrupted(view.visit, view.trigger)
+        return outcome
 
     def abandon(self, camera: Camera) -> Outcome:
         """Forget the open visit, after a frame of it has failed.

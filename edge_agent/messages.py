@@ -130,7 +130,7 @@ class SidecarMessage(_Message):
     image_key: str
     sha256: str
     bytes: int
-    why: Literal["unsure", "audit"]
+    why: Literal["unsure", "audit", "mismatch"]
     count: CountMessage
 
 

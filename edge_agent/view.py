@@ -6,6 +6,7 @@ Of fixed size: two small states, the posteriors of at most one visit and its sha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import mode
 from typing import TYPE_CHECKING
 
 from edge_agent.decide import Rescans
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from edge_agent.config import CameraSection, VisitSection
     from edge_agent.frames import FrameMessage
     from edge_agent.visit import Trigger
+
+
+_FRUITLESS_VISITS = 5
+"""So many visits in a row without a frame that counts: the camera sees nothing, whatever the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class Seen:
 
     Attributes:
         number: Of the visit.
-        marker: The label that it belongs to, empty without one.
+        marker: The label that it belongs to, or that most of its frames show, empty without one.
         request: Who asked for it.
         counter: What it was counted with; None when no frame was ever judged.
         posteriors: float64, (K,) each, of its usable frames.
@@ -96,6 +101,8 @@ class View:
         blind: What keeps the camera from seeing anything.
         rescans: Bins that should be looked at again.
         look: What was found about the frame whose step comes next.
+        fruitless: Visits in a row of which no frame could be counted.
+        spoilt: Why the last of them could not.
     """
 
     settings: CameraSection
@@ -106,6 +113,7 @@ class View:
     request: VisitRequest | None = None
     counter: Counter | None = None
     posteriors: list[NDArray[np.float64]] = field(default_factory=list)
+    markers: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
     first: FrameMessage | None = None
     best: Best | None = None
@@ -113,6 +121,16 @@ class View:
     blind: tuple[str, ...] = ()
     rescans: Rescans = field(default_factory=Rescans)
     look: Look | None = None
+    fruitless: int = 0
+    spoilt: str = ""
+
+    @property
+    def sees_nothing(self) -> str:
+        """What keeps the camera from seeing anything, empty when it sees.
+
+        A blur alone is normal while the robot moves; it keeps the camera blind when visit after visit is lost to it.
+        """
+        return ", ".join(self.blind) or (self.spoilt if self.fruitless >= _FRUITLESS_VISITS else "")
 
     @property
     def rule(self) -> tuple[VisitSection, Trigger]:
@@ -149,7 +167,7 @@ class View:
         """
         seen = Seen(
             number=self.visit.number,
-            marker=self.visit.marker,
+            marker=self.visit.marker or (mode(self.markers) if self.markers else ""),
             request=self.request,
             counter=self.counter,
             posteriors=self.posteriors,
@@ -158,7 +176,12 @@ class View:
             best=self.best,
             recorded=self.recorded,
         )
-        self.posteriors, self.first, self.flags, self.best, self.recorded = [], None, set(), None, []
+        if seen.first is not None:
+            self.fruitless = 0
+        elif seen.flags:
+            self.fruitless, self.spoilt = self.fruitless + 1, ", ".join(sorted(seen.flags))
+        self.posteriors, self.markers, self.flags, self.recorded = [], [], set(), []
+        self.first, self.best = None, None
         self.visit, self.request, self.counter = close(self.visit), None, None
         return seen
 

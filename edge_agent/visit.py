@@ -29,6 +29,7 @@ class VisitState:
         next_at_s: "interval": when the next visit may start; None before the first frame.
         moved: "settle": the robot has moved since the last visit.
         still: "settle": frames in a row without motion.
+        restless: "settle": frames in a row that were not still.
         marker: "marker": the label of the open visit, or of the last one.
         seen_s: "marker": when that label was last in view.
         left: "marker": another label came into view during the visit.
@@ -41,6 +42,7 @@ class VisitState:
     next_at_s: float | None = None
     moved: bool = True
     still: int = 0
+    restless: int = 0
     marker: str = ""
     seen_s: float = 0.0
     left: bool = False
@@ -99,12 +101,25 @@ def open_now(state: VisitState, rule: VisitSection, *, at_s: float) -> VisitStat
 
 
 def _follow_motion(state: VisitState, rule: VisitSection, motion: float) -> VisitState:
-    moving = motion > rule.moving_above
-    return replace(
-        state,
-        moved=state.moved or moving,
-        still=state.still + 1 if motion < rule.still_below else 0,
-    )
+    """Note how still the picture is. A robot that creeps never moves much between two frames, but it is never still."""
+    if motion < rule.still_below:
+        return replace(state, still=state.still + 1, restless=0)
+    restless = state.restless + 1
+    moving = motion > rule.moving_above or restless >= rule.still_frames
+    return replace(state, moved=state.moved or moving, still=0, restless=restless)
+
+
+def interrupted(state: VisitState, trigger: Trigger) -> VisitState:
+    """Go on after the camera was away: where the robot was meanwhile, nobody knows.
+
+    Args:
+        state: Without an open visit.
+        trigger: As for `begin`.
+
+    Returns:
+        The state in which a robot that stands is visited. Another label is told apart by itself.
+    """
+    return replace(state, moved=True, still=0, restless=0) if trigger == "settle" else state
 
 
 def _follow_marker(state: VisitState, rule: VisitSection, marker: str, at_s: float) -> VisitState:

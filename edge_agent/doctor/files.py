@@ -6,6 +6,7 @@ import fcntl
 import os
 import tempfile
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def examine_state(config: AgentConfig) -> Finding:
     except OSError as exc:
         fix = "Run as the service's user; for the service, keep state.path below /var/lib/bintally."
         return Finding(subject, "FAIL", f"{folder} cannot be written: {exc.strerror}", fix)
-    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    used = _used_bytes(folder)
     free = disk_free_bytes(folder) or 0
     running = " (an agent runs on it)" if _is_locked(folder / "lock") else ""
     if free < config.state.max_bytes - used:
@@ -84,6 +85,15 @@ def examine_state(config: AgentConfig) -> Finding:
             subject, "warn", f"{_mib(free)} free, but it may grow by {_mib(config.state.max_bytes - used)}", fix
         )
     return Finding(subject, "ok", f"{folder} can be written, {_mib(free)} free{running}")
+
+
+def _used_bytes(folder: Path) -> int:
+    """Add up files that a running agent may take away meanwhile."""
+    used = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            used += file.stat().st_size if file.is_file() else 0
+    return used
 
 
 def _mib(size: int) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ACK_TIMEOUT_S = 10.0
 _SYSTEMCTL_TIMEOUT_S = 10.0
+_MANY_RESTARTS = 3
 _UNIT = "bintally-agent.service"
 _SHOWN = ("LoadState", "ActiveState", "Result", "NRestarts", "Type", "WatchdogUSec", "UnitFileState", "ExecMainStatus")
 
@@ -109,7 +110,8 @@ def examine_store(config: AgentConfig) -> Finding:
         return Finding("images", "warn", "they go nowhere: unsure visits are counted without a picture", fix)
     key = f"{prefix}/doctor.txt"
     try:
-        target.put(key, b"written by bintally agent doctor\n", "text/plain")
+        # Never the same bytes twice: what is there already would not be written again.
+        target.put(key, f"written by bintally agent doctor at {utc(time.time())}\n".encode(), "text/plain")
     except BintallyError as exc:
         return failure("images", exc)
     return Finding("images", "ok", f"{target.name} took {key}")
@@ -145,13 +147,22 @@ def judge_service(shown: Mapping[str, str]) -> Finding:
     if state == "failed" or (state == "activating" and result not in ("success", "unknown")):
         fix = f"See docs/operations.md, and: journalctl -u {_UNIT} -n 50"
         return Finding("service", "FAIL", f"{state}: {result}, exit status {shown.get('ExecMainStatus')}", fix)
-    if state == "inactive" and shown.get("UnitFileState") == "enabled":
-        return Finding("service", "warn", "it does not run", f"systemctl start {_UNIT}")
+    return _running(shown, state)
+
+
+def _running(shown: Mapping[str, str], state: str) -> Finding:
+    """Judge a unit that has not failed."""
+    restarts = int(shown.get("NRestarts") or 0)
     # Of a unit that it has not started yet, systemd says that its watchdog is "infinity".
-    unwatched = ("0", None) if state == "inactive" else ("0", "infinity", None)
-    if shown.get("Type") != "notify" or shown.get("WatchdogUSec") in unwatched:
+    unwatched = shown.get("Type") != "notify" or shown.get("WatchdogUSec") in ("0", "infinity", None)
+    if state == "active" and unwatched:
         fix = "Remove the override of Type= or WatchdogSec= (systemctl cat bintally-agent)."
         return Finding("service", "warn", "it runs without its watchdog: a hang would last", fix)
     if shown.get("UnitFileState") != "enabled":
-        return Finding("service", "warn", f"{state}, but not started at boot", f"systemctl enable {_UNIT}")
-    return Finding("service", "ok", f"{state}, watchdog {shown['WatchdogUSec']}, restarts {shown.get('NRestarts')}")
+        return Finding("service", "warn", f"{state}, but not started at boot", f"systemctl enable --now {_UNIT}")
+    if state != "active":
+        return Finding("service", "warn", f"it does not run ({state}): nothing is counted", f"systemctl start {_UNIT}")
+    if restarts >= _MANY_RESTARTS:
+        fix = f"See why: journalctl -u {_UNIT} -p warning"
+        return Finding("service", "warn", f"{state}, but it was restarted {restarts} times", fix)
+    return Finding("service", "ok", f"{state}, watchdog {shown['WatchdogUSec']}, restarts {restarts}")

@@ -96,23 +96,23 @@ def test_agent_folder_every_photo_becomes_one_count_and_unsure_ones_are_uploaded
         wait_until(lambda: payloads(subscriber, "/status")[-1:] and payloads(subscriber, "/status")[-1]["totals"])
         counts = {fields["bin_id"]: fields for fields in payloads(subscriber, "/count")}
     assert totals["frames"] == totals["accepted"] == totals["delivered"] == 10
-    assert totals["unsure"] == totals["uploaded"] == 2
+    assert (totals["unsure"], totals["uploaded"]) == (2, 4)
     assert (totals["queued_messages"], totals["queued_images"]) == (0, 0)
     assert [counts[f"{n:04d}"]["label"] for n in range(7)] == ["0", "1", "2", "3", "4", "5", "6+"]
     assert counts["0006"]["at_least"]
     verdicts = [counts[f"{n:04d}"]["verdict"] for n in (1, 2, 3, 6, 7)]
     assert verdicts == ["match", "unsure", "over", "match", "unsure"] or verdicts[1] in ("short", "unsure")
     assert counts["0000"]["verdict"] is None
-    for number in (7, 8):
+    for number, why in {2: "mismatch", 3: "mismatch", 7: "unsure", 8: "unsure"}.items():
         fields = counts[f"{number:04d}"]
-        assert not fields["confident"]
+        assert fields["confident"] == (why == "mismatch")
         image = tmp_path / "up" / fields["image_key"]
         assert image.read_bytes() == (photos / f"{number:04d}.jpg").read_bytes()
         sidecar = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
         assert sidecar["count"]["event_id"] == fields["event_id"]
-        assert sidecar["why"] == "unsure"
-    assert all(counts[f"{n:04d}"]["image_key"] is None for n in range(7))
-    assert len(list((tmp_path / "up").rglob("*.jpg"))) == 2
+        assert sidecar["why"] == why
+    assert all(counts[f"{n:04d}"]["image_key"] is None for n in (0, 1, 4, 5, 6))
+    assert len(list((tmp_path / "up").rglob("*.jpg"))) == 4
     last = payloads(subscriber, "/status")[-1]
     assert last["state"] == "offline"
     assert last["totals"] == totals
@@ -303,6 +303,34 @@ def test_agent_live_camera_stall_freeze_and_black_are_said_and_not_counted(
     assert totals["accepted"] == totals["delivered"]
     assert drops["camera_losses"] >= 2
     assert drops["frames_rejected"] > 0
+
+
+@needs_mosquitto
+def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_the_camera_that_never_works(
+    tmp_path: Path, tiny_bundle: Path, broker: Mosquitto
+) -> None:
+    control, broken = tmp_path / "control", tmp_path / "broken"
+    control.write_text("3", encoding="utf-8")
+    broken.write_text("never", encoding="utf-8")
+    camera = f'name = "left"\nlook_fps = 3\nvisit.frames = 32\n[[cameras]]\nname = "right"\nsource = "{source_for(broken)}"\n'
+    text = config_text(
+        bundle=tiny_bundle, source=source_for(control), state=tmp_path / "state", port=broker.port, camera=camera
+    )
+    with Subscriber(broker.port) as subscriber:
+        agent = assemble(load_text(tmp_path, text), capture_command=COMMAND)
+        running = Running(agent)
+        wait_until(lambda: payloads(subscriber, "/status")[-1:], what="a status")
+        first = payloads(subscriber, "/status")[0]
+        wait_until(lambda: agent.parts.report.totals()["frames"] >= 3, what="frames of the visit")
+        wait_until(lambda: any("right" in reason for reason in payloads(subscriber, "/status")[-1]["reasons"]))
+        last = payloads(subscriber, "/status")[-1]
+        running.stop()
+        wait_until(lambda: payloads(subscriber, "/count"), what="the count of the visit that was cut short")
+    assert first["reasons"] == ["camera left: no frame yet", "camera right: no frame yet"]
+    assert "can never work" in str(running.error)
+    assert (last["state"], len(last["reasons"])) == ("degraded", 1)
+    (count,) = payloads(subscriber, "/count")
+    assert (count["label"], count["frames"] >= 1) == ("3", True)
 
 
 def test_agent_empty_folder_is_an_input_error(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -164,3 +164,11 @@ def test_load_config_example_file_is_valid(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_bytes(example.read_bytes())
     assert load_config(file).config.robot.id
+
+
+@pytest.mark.parametrize(
+    ("section", "port"),
+    [("", 1883), ("[mqtt.tls]\n", 8883), ("[mqtt]\nport = 1884\n[mqtt.tls]\n", 1884), ("[mqtt]\n", 1883)],
+)
+def test_load_config_port_follows_encryption_unless_it_is_given(tmp_path: Path, section: str, port: int) -> None:
+    assert load_config(_write(tmp_path, _GOOD + section)).config.mqtt.port == port

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from bundle.counter import Count
 from edge_agent.budget import BinTally, UploadBudget, admit
 from edge_agent.config import QuotaSection
 from edge_agent.decide import Rescans, reason_to_upload
+
+if TYPE_CHECKING:
+    from bundle.verdict import VerdictWord
 
 
 def _count(*, confident: bool) -> Count:
@@ -29,6 +34,16 @@ def test_reason_to_upload_unsure_always_confident_by_draw(
     expected: str | None,
 ) -> None:
     assert reason_to_upload(_count(confident=confident), audit_share=share, draw=draw) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "draw", "expected"),
+    [("match", 0.5, None), ("short", 0.5, "mismatch"), ("over", 0.5, "mismatch"), ("short", 0.0, "audit")],
+)
+def test_reason_to_upload_confident_mismatch_has_a_picture_and_the_sample_stays_a_sample(
+    verdict: VerdictWord, draw: float, expected: str | None
+) -> None:
+    assert reason_to_upload(_count(confident=True), audit_share=0.01, draw=draw, verdict=verdict) == expected
 
 
 def test_admit_counts_per_hour_and_opens_again() -> None:

@@ -180,6 +180,8 @@ _UNIT = {
         ({"ActiveState": "inactive"}, "warn", "does not run"),
         ({"Type": "simple"}, "warn", "without its watchdog"),
         ({"UnitFileState": "disabled"}, "warn", "not started at boot"),
+        ({"ActiveState": "activating", "NRestarts": "900"}, "warn", "nothing is counted"),
+        ({"NRestarts": "12"}, "warn", "restarted 12 times"),
     ],
 )
 def test_service_is_judged_by_what_systemd_says(change: dict[str, str], level: str, words: str) -> None:

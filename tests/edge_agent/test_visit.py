@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from edge_agent.config import VisitSection
-from edge_agent.visit import Trigger, VisitState, begin, close, is_complete, leaves, take, wanted_s
+from edge_agent.visit import (
+    Trigger, VisitState, begin, close, interrupted, is_complete, leaves, take, wanted_s,
+)
 
 
 def _visits(frames: list[tuple[float, float]], rule: VisitSection, trigger: Trigger) -> list[list[int]]:
@@ -98,3 +100,37 @@ def test_visit_marker_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
 def test_visit_marker_that_was_out_of_sight_for_long_is_visited_again() -> None:
     rule = VisitSection(frames=1, marker_gone_s=3)
     assert _marked("a..a....a", rule) == [("a", [0]), ("a", [8])]
+
+
+def _stand(state: VisitState, rule: VisitSection) -> VisitState:
+    """A still camera, whose visit is closed when one opened."""
+    for number in range(2 * rule.still_frames):
+        state = begin(state, rule, "settle", at_s=float(number), motion=0.0)
+        state = close(state) if state.open else state
+    return state
+
+
+def test_visit_settle_bin_after_a_lost_camera_is_visited_though_nothing_was_seen_to_move() -> None:
+    rule = VisitSection()
+    state = _stand(VisitState(), rule)
+    assert (state.number, _stand(state, rule).number) == (1, 1)
+    assert _stand(interrupted(state, "settle"), rule).number == 2
+
+
+def test_visit_marker_same_label_after_a_lost_camera_is_not_visited_again() -> None:
+    state = VisitState(marker="A-1", seen_s=3.0)
+    assert interrupted(state, "marker") == state
+
+
+def test_visit_settle_robot_that_creeps_to_the_next_bin_is_seen_to_move() -> None:
+    rule = VisitSection()
+    state = _stand(VisitState(), rule)
+    for number in range(20):
+        state = begin(state, rule, "settle", at_s=float(number), motion=(rule.still_below + rule.moving_above) / 2)
+    assert _stand(state, rule).number == 2
+
+
+def test_visit_settle_one_restless_frame_is_no_move() -> None:
+    rule = VisitSection()
+    state = begin(_stand(VisitState(), rule), rule, "settle", at_s=0.0, motion=rule.moving_above - 0.1)
+    assert _stand(state, rule).number == 1

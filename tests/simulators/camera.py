@@ -3,7 +3,7 @@
 The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
 number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
 repeats the last picture; "black" sends black ones; "torn" sends pictures whose lower half is missing; "resize" sends
-larger ones; "close" fails like an unplugged camera; "left N" shows the count on the left half and black on the right;
+larger ones; "close" fails like an unplugged camera, "never" like one that can never work; "left N" shows the count on the left half and black on the right;
 "photo PATH" shows a picture.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bundle.errors import CameraError
+from bundle.errors import CameraError, InputError
 from edge_agent.capture import run
 from edge_agent.sources import Picture, Unusable
 
@@ -65,6 +65,8 @@ class SimulatedCamera:
             os._exit(3)
         if order == "close":
             raise CameraError("the simulated camera is unplugged")
+        if order == "never":
+            raise InputError("the simulated camera can never work")
         if order == "black":
             return self._with_noise(np.zeros((48, 64, 3), np.uint8))
         if order == "resize":
