@@ -306,7 +306,7 @@ def test_agent_live_camera_stall_freeze_and_black_are_said_and_not_counted(
 
 
 @needs_mosquitto
-def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_the_camera_that_never_works(
+def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_a_camera_that_never_works(
     tmp_path: Path, tiny_bundle: Path, broker: Mosquitto
 ) -> None:
     control, broken = tmp_path / "control", tmp_path / "broken"
@@ -322,13 +322,13 @@ def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_the_camera
         wait_until(lambda: payloads(subscriber, "/status")[-1:], what="a status")
         first = payloads(subscriber, "/status")[0]
         wait_until(lambda: agent.parts.report.totals()["frames"] >= 3, what="frames of the visit")
-        wait_until(lambda: any("right" in reason for reason in payloads(subscriber, "/status")[-1]["reasons"]))
+        wait_until(lambda: len(payloads(subscriber, "/status")[-1]["reasons"]) == 1, what="one camera that works")
         last = payloads(subscriber, "/status")[-1]
         running.stop()
         wait_until(lambda: payloads(subscriber, "/count"), what="the count of the visit that was cut short")
     assert first["reasons"] == ["camera left: no frame yet", "camera right: no frame yet"]
     assert "can never work" in str(running.error)
-    assert (last["state"], len(last["reasons"])) == ("degraded", 1)
+    assert (last["state"], "right" in last["reasons"][0]) == ("degraded", True)
     (count,) = payloads(subscriber, "/count")
     assert (count["label"], count["frames"] >= 1) == ("3", True)
 

@@ -3,8 +3,8 @@
 The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
 number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
 repeats the last picture; "black" sends black ones; "torn" sends pictures whose lower half is missing; "resize" sends
-larger ones; "close" fails like an unplugged camera, "never" like one that can never work; "left N" shows the count on the left half and black on the right;
-"photo PATH" shows a picture.
+larger ones; "close" fails like an unplugged camera, and "never", at the start, like one that can never work; "left N"
+shows the count on the left half and black on the right; "photo PATH" shows a picture.
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ class SimulatedCamera:
             os._exit(3)
         if order == "close":
             raise CameraError("the simulated camera is unplugged")
-        if order == "never":
-            raise InputError("the simulated camera can never work")
         if order == "black":
             return self._with_noise(np.zeros((48, 64, 3), np.uint8))
         if order == "resize":
@@ -104,7 +102,10 @@ def source_for(control: Path) -> str:
 
 def open_simulated(order: CaptureOrder) -> SimulatedCamera:
     """Choose the source for an order, as the real capture process does."""
-    return SimulatedCamera(Path(str(order.source).removeprefix(PREFIX)))
+    control = Path(str(order.source).removeprefix(PREFIX))
+    if control.read_text(encoding="utf-8").strip() == "never":
+        raise InputError("the simulated camera can never work")
+    return SimulatedCamera(control)
 
 
 if __name__ == "__main__":
