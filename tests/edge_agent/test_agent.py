@@ -312,7 +312,8 @@ def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_a_camera_t
     control, broken = tmp_path / "control", tmp_path / "broken"
     control.write_text("3", encoding="utf-8")
     broken.write_text("never", encoding="utf-8")
-    camera = f'name = "left"\nlook_fps = 3\nvisit.frames = 32\n[[cameras]]\nname = "right"\nsource = "{source_for(broken)}"\n'
+    left = "look_fps = 3\nvisit.frames = 32\n"
+    camera = f'name = "left"\n{left}[[cameras]]\nname = "right"\nsource = "{source_for(broken)}"\n'
     text = config_text(
         bundle=tiny_bundle, source=source_for(control), state=tmp_path / "state", port=broker.port, camera=camera
     )

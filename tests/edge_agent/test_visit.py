@@ -2,7 +2,15 @@ from __future__ import annotations
 
 from edge_agent.config import VisitSection
 from edge_agent.visit import (
-    Trigger, VisitState, begin, close, interrupted, is_complete, leaves, take, wanted_s,
+    Trigger,
+    VisitState,
+    begin,
+    close,
+    interrupted,
+    is_complete,
+    leaves,
+    take,
+    wanted_s,
 )
 
 
