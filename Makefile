@@ -40,10 +40,9 @@ soak: $(FULL)/.ready
 	@touch $@
 
 lock:
-	for name in edge demo:demo full:dev; do \
-	  extra=$${name#*:}; [ "$$extra" = "$$name" ] && extra= ; \
+	for name in edge:recalibrate demo:demo full:dev; do \
 	  echo hatchling | uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-	    $${extra:+--extra $$extra} pyproject.toml - --output-file requirements/$${name%%:*}.txt; \
+	    --extra $${name#*:} pyproject.toml - --output-file requirements/$${name%%:*}.txt; \
 	done
 
 clean:

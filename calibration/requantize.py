@@ -60,7 +60,7 @@ def obstacle(bundle: Bundle, frames: int) -> str:
         The reason, or an empty text.
     """
     if importlib.util.find_spec("onnx") is None:
-        return "the package onnx is not installed here (pip install 'bintally[recalibrate]')"
+        return "the package onnx is not installed here (deploy/install.sh brings it; elsewhere: pip install onnx)"
     if frames < MIN_FRAMES:
         return f"{frames} visits, at least {MIN_FRAMES} are needed"
     if all(entry.role == "reference" for entry in bundle.manifest.models):

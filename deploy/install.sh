@@ -17,7 +17,8 @@ usage: install.sh [--root DIR] [--python PROGRAM] [--wheel FILE] [--requirements
   --wheel FILE         a built wheel of bintally (default: this checkout)
   --requirements FILE  pinned packages (default: requirements/edge.txt of this checkout)
   --wheelhouse DIR     take packages from DIR and never from the network
-  --jetson             take the system's OpenCV, which has GStreamer, instead of the wheel's (default: on a Jetson)
+  --jetson             take OpenCV, which has GStreamer there, and TensorRT from the system, and the pins of deploy/jetson.txt
+                       (default: on a Jetson)
   --no-start           do not enable and start the service
   --dry-run            say what would be done
 
@@ -54,7 +55,8 @@ say() { echo "$*"; }
 run() { if [ "$dry" = yes ]; then echo "would run: $*"; else "$@"; fi; }
 
 opt=$root/opt/bintally etc=$root/etc/bintally units=$root/etc/systemd/system
-changed=no
+# What was current, one release a line, since the service was last restarted here: one of them may still run.
+unstarted=$opt/not-restarted
 
 check() {
   [ -n "$root" ] || [ "$dry" = yes ] || [ "$(id -u)" -eq 0 ] || fail "must run as root (sudo sh deploy/install.sh), or with --root DIR"
@@ -78,6 +80,7 @@ release_name() {
     {
       "$python" -c 'import sys; print(sys.version_info[:3])'
       echo "jetson=$jetson"
+      [ "$jetson" = no ] || { cat "$here/jetson.txt"; system_package cv2; system_package tensorrt; }
       cat "$requirements"
       if [ -n "$wheel" ]; then cat "$wheel"; else
         cd "$source" && find bintally.py pyproject.toml bundle calibration demo edge_agent export train -type f \
@@ -100,7 +103,6 @@ make_release() {
   release=$opt/releases/$1
   if [ -e "$release/.complete" ]; then say "release $1 is installed"; return; fi
   say "installing release $1"
-  changed=yes
   run rm -rf "$release"
   run mkdir -p "$opt/releases"
   run "$python" -m venv "$release"
@@ -111,6 +113,7 @@ make_release() {
       [ ! -s "$requirements" ] || pip --require-hashes --no-deps -r "$here/jetson.txt"
     fi
     link_system_opencv
+    link_system_tensorrt
   elif [ -s "$requirements" ]; then
     pip --require-hashes -r "$requirements"
   fi
@@ -118,16 +121,38 @@ make_release() {
   run touch "$release/.complete"
 }
 
-# Only cv2 is taken from the system, nothing else of it.
+# system_package NAME: where the system's Python has it; nothing where it has not.
+system_package() {
+  for folder in "$root"/usr/lib/python3*/dist-packages "$root"/usr/local/lib/python3*/dist-packages "$root"/usr/lib/python3*/site-packages; do
+    for file in "$folder/$1" "$folder/$1".*.so; do
+      if [ -e "$file" ]; then echo "$file"; return; fi
+    done
+  done
+}
+
+# Only cv2 and tensorrt are taken from the system, nothing else of it.
+link_from_system() {
+  packages=$("$release/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+  ln -sfn "$1" "$packages/$(basename "$1")"
+}
+
+link_system_tensorrt() {
+  if [ "$dry" = yes ]; then say "would link the system's tensorrt into the environment"; return; fi
+  found=$(system_package tensorrt)
+  if [ -z "$found" ]; then
+    say "warning: the system's TensorRT was not found, so counting takes the processor; apt install python3-libnvinfer, then run this again"
+    return
+  fi
+  link_from_system "$found"
+  "$release/bin/python" -c 'import tensorrt; print("TensorRT", tensorrt.__version__)' ||
+    say "warning: the system's TensorRT at $found does not import here, so counting takes the processor"
+}
+
 link_system_opencv() {
   if [ "$dry" = yes ]; then say "would link the system's cv2 into the environment"; return; fi
-  found=
-  for folder in "$root"/usr/lib/python3*/dist-packages "$root"/usr/local/lib/python3*/dist-packages "$root"/usr/lib/python3*/site-packages; do
-    for file in "$folder"/cv2 "$folder"/cv2.*.so; do [ ! -e "$file" ] || found=${found:-$file}; done
-  done
+  found=$(system_package cv2)
   [ -n "$found" ] || fail "the system's OpenCV was not found; on a Jetson: apt install nvidia-opencv (or python3-opencv)"
-  packages=$("$release/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-  ln -sfn "$found" "$packages/$(basename "$found")"
+  link_from_system "$found"
   "$release/bin/python" -c '
 import sys, cv2
 found = [line.split(":")[1].strip() for line in cv2.getBuildInformation().splitlines() if line.strip().startswith("GStreamer:")]
@@ -136,11 +161,17 @@ sys.exit(0 if found and found[0].startswith("YES") else f"cv2 {cv2.__version__} 
   say "OpenCV with GStreamer: $found"
 }
 
+# Noted before a change, and until a restart has worked: a run that was cut off, or --no-start, must not hide it from the next.
+note_change() {
+  run mkdir -p "$opt"
+  [ "$dry" = yes ] || readlink "$opt/current" >>"$unstarted" || true
+}
+
 # install_file FROM TO MODE: only when it differs.
 install_file() {
   if [ -e "$2" ] && cmp -s "$1" "$2"; then return; fi
   say "writing ${2#"$root"}"
-  changed=yes
+  note_change
   run mkdir -p "$(dirname "$2")"
   run install -m "$3" "$1" "$2"
 }
@@ -148,7 +179,7 @@ install_file() {
 remove_file() {
   [ -e "$1" ] || return 0
   say "removing ${1#"$root"}"
-  changed=yes
+  note_change
   run rm -f "$1"
 }
 
@@ -190,7 +221,7 @@ activate() {
   target=releases/$1
   if [ "$(readlink "$opt/current" 2>/dev/null)" != "$target" ]; then
     say "current release: $1"
-    changed=yes
+    note_change
     old=$(readlink "$opt/current" 2>/dev/null || true)
     [ -z "$old" ] || run ln -sfn "$old" "$opt/previous"
     run ln -sfn "$target" "$opt/current.new"
@@ -198,17 +229,25 @@ activate() {
   fi
   [ -e "$root/usr/local/bin/bintally" ] || run mkdir -p "$root/usr/local/bin"
   [ -L "$root/usr/local/bin/bintally" ] || run ln -s /opt/bintally/current/bin/bintally "$root/usr/local/bin/bintally"
+}
+
+# The current release stays, the one before, and what may still run.
+sweep_releases() {
   for folder in "$opt"/releases/*; do
     case ${folder#"$opt"/} in
-      "$target" | "$(readlink "$opt/previous" 2>/dev/null)" | 'releases/*') ;;
-      *) say "removing ${folder#"$root"}"; run rm -rf "$folder" ;;
+      "$target" | "$(readlink "$opt/previous" 2>/dev/null)" | 'releases/*') continue ;;
     esac
+    if [ -e "$unstarted" ] && grep -qxF "${folder#"$opt"/}" "$unstarted"; then continue; fi
+    say "removing ${folder#"$root"}"
+    run rm -rf "$folder"
   done
 }
 
 start_service() {
   if [ -n "$root" ]; then return; fi
   run systemctl daemon-reload
+  # Whoever starts what does not run starts what is installed now.
+  [ "$(systemctl show --property=MainPID --value bintally-agent 2>/dev/null)" != 0 ] || run rm -f "$unstarted"
   [ "$start" = yes ] || return 0
   if cmp -s "$here/agent.example.toml" "$etc/agent.toml"; then
     say "next: edit /etc/bintally/agent.toml, then"
@@ -217,7 +256,9 @@ start_service() {
     return
   fi
   run systemctl enable --quiet bintally-agent
-  if [ "$changed" = yes ]; then run systemctl restart bintally-agent; else run systemctl start bintally-agent; fi
+  if [ ! -e "$unstarted" ]; then run systemctl start bintally-agent; return; fi
+  run systemctl restart bintally-agent
+  run rm -f "$unstarted"
 }
 
 check
@@ -228,4 +269,5 @@ make_user_and_folders
 first_config
 activate "$name"
 start_service
+sweep_releases
 say "done: $name"

@@ -220,7 +220,9 @@ def _import_runtime() -> Any:  # noqa: ANN401 - cuda-python ships no types
             from cuda import cudart  # where cuda-python before 12.6 has it
         except ImportError as exc:
             raise EngineError(
-                "cuda-python is not installed", got=str(exc), fix="Install it with: pip install 'bintally[tensorrt]'"
+                "cuda-python is not installed",
+                got=str(exc),
+                fix="On a Jetson run deploy/install.sh; elsewhere, in a checkout: pip install '.[tensorrt]'",
             ) from exc
         return cudart
     return runtime

@@ -127,7 +127,7 @@ def import_tensorrt() -> Any:  # noqa: ANN401 - TensorRT ships no types
         raise EngineError(
             "TensorRT cannot be imported",
             got=str(exc)[:200],
-            fix="On a Jetson it comes with JetPack; elsewhere: pip install 'bintally[tensorrt]'",
+            fix="On a Jetson: apt install python3-libnvinfer, deploy/install.sh; elsewhere: pip install '.[tensorrt]'",
         ) from exc
     return tensorrt
 

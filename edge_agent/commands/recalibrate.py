@@ -99,10 +99,11 @@ class RecalibrateHandler(Handler):
 
     def _check(self, order: Order) -> None:
         """Refuse what cannot work. One that had begun goes on: its switch may be made, and must be watched."""
-        command = cast("Recalibrate", order.command)
         self._switch.store()
-        _require_installed(ranges=command.ranges)
-        if not order.resumed and (moved := self._moved()):
+        if order.resumed:
+            return
+        _require_installed(ranges=cast("Recalibrate", order.command).ranges)
+        if moved := self._moved():
             raise CommandError(Reason.CAMERA_MOVED, moved)
 
     def _follow(self, order: Order, progress: Progress, visits: Path) -> dict[str, Any] | None:
@@ -154,7 +155,7 @@ def _require_installed(*, ranges: bool) -> None:
     if importlib.util.find_spec("calibration") is None:
         raise CommandError(Reason.NOT_INSTALLED, "the package calibration")
     if ranges and importlib.util.find_spec("onnx") is None:
-        words = "the package onnx: pip install 'bintally[recalibrate]', or send the command with ranges=false"
+        words = "the package onnx, which deploy/install.sh brings; without it, send the command with ranges=false"
         raise CommandError(Reason.NOT_INSTALLED, words)
 
 

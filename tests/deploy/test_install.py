@@ -137,7 +137,11 @@ def test_install_twice_changes_nothing_and_upgrade_keeps_what_is_the_operators(
     assert after["opt/bintally/previous"] == before["opt/bintally/current"]
     assert "etc/systemd/system/bintally-agent.service.d/jetson.conf" in after
     where = subprocess.run(
-        [str(root / "opt/bintally/current/bin/python"), "-c", "import cv2, bundle.version; print(cv2.__file__)"],
+        [
+            str(root / "opt/bintally/current/bin/python"),
+            "-c",
+            "import cv2, bundle.version; print(cv2.__file__)",
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -171,3 +175,57 @@ def test_scripts_shellcheck_finds_nothing(repository: Path) -> None:
     assert len(scripts) >= 2
     done = subprocess.run([SHELLCHECK, *scripts], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_release_is_another_one_with_other_pins_for_a_jetson(repository: Path, tmp_path: Path, wheel: Path) -> None:
+    shutil.copytree(repository / "deploy", tmp_path / "deploy")
+    (tmp_path / "bundle").mkdir()
+    shutil.copy(repository / "bundle/version.py", tmp_path / "bundle")
+
+    def name(*options: str) -> str:
+        done = install(tmp_path, tmp_path / "root", wheel, "--dry-run", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    names = [name(), name("--jetson")]
+    with (tmp_path / "deploy/jetson.txt").open("a", encoding="utf-8") as pins:
+        pins.write("# another\n")
+    assert name() == names[0]
+    assert len({*names, name("--jetson")}) == 3
+
+
+def test_jetson_gets_the_tensorrt_of_its_system_as_soon_as_it_is_there(
+    repository: Path, tmp_path: Path, wheel: Path
+) -> None:
+    root = tmp_path / "root"
+    packages = root / "usr/lib/python3.10/dist-packages"
+    for name, text in (("cv2", _FAKE_CV2.format(gstreamer="YES")), ("tensorrt", '__version__ = "10.3.0"\n')):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(text, encoding="utf-8")
+    (packages / "tensorrt").rename(packages / "later")
+    without = install(repository, root, wheel, "--jetson")
+    assert without.returncode == 0, without.stderr
+    assert "TensorRT was not found" in without.stdout
+    (packages / "later").rename(packages / "tensorrt")
+    found = install(repository, root, wheel, "--jetson")
+    assert found.returncode == 0, found.stderr
+    assert "TensorRT 10.3.0" in found.stdout
+    subprocess.run([str(root / "opt/bintally/current/bin/python"), "-c", "import tensorrt"], check=True)
+
+
+def test_upgrades_without_a_restart_keep_every_release_that_may_still_run(
+    repository: Path, tmp_path: Path, wheel: Path
+) -> None:
+    root = tmp_path / "root"
+    current = root / "opt/bintally/current"
+    seen = []
+    for number in range(3):
+        (tmp_path / "pins.txt").write_text(f"# {number}\n", encoding="utf-8")
+        done = install(repository, root, wheel, "--requirements", str(tmp_path / "pins.txt"))
+        assert done.returncode == 0, done.stderr
+        seen.append(current.resolve())
+    assert len(set(seen)) == 3
+    assert all((folder / "bin/bintally").exists() for folder in seen)
+    (root / "opt/bintally/not-restarted").unlink()  # as after a restart
+    assert install(repository, root, wheel, "--requirements", str(tmp_path / "pins.txt")).returncode == 0
+    assert {folder for folder in seen if folder.exists()} == set(seen[1:])

@@ -305,8 +305,12 @@ def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repositor
     )
     robot.run("systemctl", "stop", "broker")
     wait_until(lambda: len(robot.queued()) >= 5, what="a queue")
-    robot.run(*(word.replace("/srv/bintally", "/srv/next") for word in _INSTALL))
-    assert robot.pid not in (0, pid)
+    upgrade = [word.replace("/srv/bintally", "/srv/next") for word in _INSTALL]
+    robot.run(*upgrade, "--no-start")
+    assert robot.pid == pid
+    robot.run(*upgrade)
+    assert robot.pid not in (0, pid), "what an earlier run installed is restarted as well"
+    assert not robot.machine.path("/opt/bintally/not-restarted").exists()
     waiting = robot.queued()
     assert len(waiting) >= 5
     assert robot.machine.path("/etc/bintally/agent.toml").read_text(encoding="utf-8") == CONFIG + BY_PASSWORD

@@ -205,6 +205,18 @@ def test_recalibrate_that_goes_on_is_not_stopped_by_a_camera_that_seems_to_have_
     assert done is not None
 
 
+def test_recalibrate_needs_its_packages_when_it_begins_and_not_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _, _ = handler(tmp_path, "activated")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else name)
+    given = replace(order(), command=order().command.model_copy(update={"ranges": True}))
+    with pytest.raises(CommandError, match=r"deploy/install\.sh") as caught:
+        made.run(given, Listener())
+    assert caught.value.reason.code == "not_installed"
+    assert made.resume(replace(given, resumed=True), Listener()) is not None
+
+
 def test_recalibrate_whose_job_cannot_be_started_writes_no_visits(tmp_path: Path) -> None:
     _, follower, recorder = handler(tmp_path, "activated")
     switch: Any = follower
