@@ -2,33 +2,32 @@
 
 The frame path hands frames over and never waits: a thread writes them, and what it cannot keep up with is left out.
 Each job has a folder of its own, named by its id: it sees the visits that were counted while it ran, also before the
-agent was started anew, and no others. The folder is bounded in visits and bytes; the oldest visit goes first.
+agent was started anew, and no others. The folder is bounded: see `VisitFolder`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import shutil
 import threading
-from collections import Counter, deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bundle.visits import VisitRecord, write_visit
+from bundle.visits import VisitRecord
 from edge_agent.backoff import Backoff
 from edge_agent.machine import read_clock
 from edge_agent.threads import Worker
+from edge_agent.visit_folder import VisitFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_agent.messages import CountMessage
 
 _LOG = logging.getLogger(__name__)
 
 MAX_FRAMES = 4
 _MAX_WAITING = 16
-_MAX_VISITS = 4000
 _WAIT_S = 0.25
 _PNG_START = b"\x89PNG"
 
@@ -48,7 +47,7 @@ class Recorder:
         self._job: Path | None = None
         self._max_bytes = max_bytes
         self._waiting: queue.Queue[tuple[Path, VisitRecord, list[bytes]]] = queue.Queue(_MAX_WAITING)
-        self._visits: deque[tuple[str, int]] = deque()
+        self._visits: VisitFolder | None = None
         self._over = False
         self._folders = threading.Lock()
         self._stop = threading.Event()
@@ -74,11 +73,11 @@ class Recorder:
         folder = self._root / job
         with self._folders:
             self._over = False
-            folder.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(parents=True, exist_ok=True)
             for other in self._root.iterdir():
                 if other.name != job:
                     _remove(other)
-            self._visits = deque(_sizes(folder))
+            self._visits = VisitFolder(folder, self._max_bytes)
             self._job = folder
         return folder
 
@@ -135,23 +134,17 @@ class Recorder:
                 self._sweep()
                 continue
             with self._folders:
-                if job == self._job:  # not of a job that has ended since
-                    self._write(job, record, frames)
+                if job == self._job and self._visits is not None:  # not of a job that has ended since
+                    self._write(self._visits, record, frames)
 
-    def _write(self, job: Path, record: VisitRecord, frames: list[bytes]) -> None:
+    def _write(self, visits: VisitFolder, record: VisitRecord, frames: list[bytes]) -> None:
         try:
-            write_visit(job, record, frames)
+            visits.write(record, frames)
         except OSError as exc:
             self.left_out += 1
             _LOG.warning("a visit could not be written for the recalibration: %s", exc.strerror)
             return
         self.written += 1
-        self._visits.append((record.visit, sum(map(len, frames))))
-        while len(self._visits) > _MAX_VISITS or sum(size for _, size in self._visits) > self._max_bytes:
-            name, _ = self._visits.popleft()
-            # The record first: a visit is there whole or not at all.
-            for file in sorted(job.glob(f"{name}*"), key=lambda path: path.suffix != ".json"):
-                file.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
         # Held, because the next job may begin while the visits of the last one, thousands of files, are removed.
@@ -166,16 +159,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sizes(folder: Path) -> list[tuple[str, int]]:
-    """What each visit takes, the oldest first, in one pass: a folder holds thousands."""
-    names: list[str] = []
-    sizes: Counter[str] = Counter()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            file = Path(entry.name)
-            if file.suffix == ".json":
-                names.append(file.stem)
-            sizes[file.stem if file.suffix == ".json" else file.stem.rpartition("-")[0]] += entry.stat().st_size
-    return [(name, sizes[name]) for name in sorted(names)]

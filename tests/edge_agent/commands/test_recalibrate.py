@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from bundle.store import Store
-from bundle.visits import VisitRecord, write_visit
+from bundle.visits import VisitRecord
 from edge_agent.commands.order import Order
 from edge_agent.commands.parse import parse
 from edge_agent.commands.reasons import CommandError
 from edge_agent.commands.recalibrate import RecalibrateHandler
 from edge_agent.messages import utc
 from edge_agent.recorder import Recorder
+from edge_agent.visit_folder import VisitFolder
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import make_bundle
 
@@ -226,18 +227,30 @@ def test_recalibrate_whose_job_cannot_be_started_writes_no_visits(tmp_path: Path
     assert not recorder.active
 
 
-def test_recorder_that_goes_on_knows_what_each_visit_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "visits" / "job"
-    folder.mkdir(parents=True)
-    for visit, frames in (("01a-7000", (3, 4)), ("01a-7", (20,))):
-        record = VisitRecord(visit=visit, bin_id="b", frames=tuple(f"{visit}-{n}.jpg" for n in range(len(frames))))
-        write_visit(folder, record, [b"x" * size for size in frames])
-    (folder / "gone-0.jpg").write_bytes(b"its record was never written")
-    records = {visit: (folder / f"{visit}.json").stat().st_size for visit in ("01a-7", "01a-7000")}
+def _visit(name: str, *sizes: int) -> tuple[VisitRecord, list[bytes]]:
+    record = VisitRecord(visit=name, bin_id="b", frames=tuple(f"{name}-{n}.jpg" for n in range(len(sizes))))
+    return record, [b"x" * size for size in sizes]
+
+
+def test_visit_folder_that_goes_on_is_bounded_by_what_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = VisitFolder(tmp_path / "job", 1 << 20)
+    for name, sizes in (("01a-7", (4000,)), ("01a-7000", (3000, 4000)), ("01b", (1000,))):
+        first.write(*_visit(name, *sizes))
+    (tmp_path / "job" / "gone-0.jpg").write_bytes(b"its record was never written")
     monkeypatch.setattr(Path, "glob", None)  # a pass over the folder for each visit
-    recorder = Recorder(tmp_path / "visits", 1 << 20)
-    recorder.begin("job")
-    assert list(recorder._visits) == [("01a-7", 20 + records["01a-7"]), ("01a-7000", 7 + records["01a-7000"])]
+    again = VisitFolder(tmp_path / "job", 14_000)
+    assert again.size == first.size == sum(file.stat().st_size for file in (tmp_path / "job").iterdir())
+    again.write(*_visit("01c", 2000))
+    left = {file.name for file in (tmp_path / "job").iterdir()}
+    assert left == {
+        "01a-7000.json",
+        "01a-7000-0.jpg",
+        "01a-7000-1.jpg",
+        *("01b.json", "01b-0.jpg", "01c.json", "01c-0.jpg"),
+    }
+    assert again.size == sum((tmp_path / "job" / name).stat().st_size for name in left)
 
 
 def test_recalibrate_job_that_dies_is_said(tmp_path: Path) -> None:
