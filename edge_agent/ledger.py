@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bundle.errors import DeliveryError
 from edge_agent.commands.table import GRACE_S
 from edge_agent.newest import NewestPerBin
-from edge_agent.outbox_file import OutboxFile, StoreFullError, Table
+from edge_agent.outbox_file import OutboxFile, StoreFullError
 from edge_agent.outbox_schema import LOG_BYTES
 from edge_agent.quarantine import Quarantine
 from edge_agent.receipts import Receipts
 from edge_agent.reserve import NO_ROOM, Reserve
 from edge_agent.rows import Entry, StoredImage, StoredMessage
 from edge_agent.salvage import Salvage
+from edge_agent.stock import Stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,26 +35,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_EVICT_IMAGES = 16
-_EVICT_MESSAGES = 64
-_AGED_ROWS = 256
 _UPTIME_EVERY_S = 60.0
-_SWEEP_PAGE = 1000
 _FEW_MESSAGES = 256
 _RESCUE_CHUNKS = 4
-
-
-@dataclass(slots=True)
-class LedgerNumbers:
-    """What lies in the outbox, and what was dropped since it was first made."""
-
-    messages: int = 0
-    images: int = 0
-    image_bytes: int = 0
-    database_bytes: int = 0
-    commits: int = 0
-    oldest_s: float = 0.0
-    drops: Counter[str] = field(default_factory=Counter)
 
 
 class Ledger:
@@ -65,12 +48,20 @@ class Ledger:
         spool: Where images lie.
         limits: Bounds in bytes and age.
         clock: Monotonic seconds.
+
+    Attributes:
+        stock: What lies there.
+        numbers: Those of the stock.
+        receipts: What was delivered.
+        newest: The newest message of each bin.
+
+    Raises:
+        DeliveryError: There is no room even to bring it in order after a kill.
     """
 
     def __init__(
         self, file: OutboxFile, spool: Spool, limits: StateSection, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.numbers = LedgerNumbers()
         self.newest = NewestPerBin(file.newest_per_topic(NewestPerBin.MAX_BINS))
         self.file = file
         self._spool = spool
@@ -85,31 +76,16 @@ class Ledger:
         self._uptime_saved_s = tallies.pop("uptime_s", 0.0)
         # The running time is saved once a minute: after a kill, the newest row knows better.
         self.started_up_s = max(self._uptime_saved_s, file.newest_up_s())
-        self.numbers.drops.update({name: int(value) for name, value in tallies.items()})
-        self._sweep()
+        self.stock = Stock(file, spool, tallies)
+        self.numbers = self.stock.numbers
         self.receipts = Receipts(limits.path / "receipts")
-        self._remove_delivered()
+        try:
+            self.stock.sweep(keep_others=self._salvage.unfinished)
+            self._remove_delivered()
+        except StoreFullError as exc:
+            raise DeliveryError(f"outbox {file.path} has no room", got=exc, fix="Make room on the disk.") from exc
         self._next_message, self._next_image = file.next_ids
-        self.numbers.messages = file.count("message")
         self.numbers.database_bytes = file.used_bytes
-
-    def _sweep(self) -> None:
-        """Bring rows and files of images in line after a kill."""
-        sizes: dict[str, tuple[int, int]] = {}
-        after = 0
-        while True:
-            page = self.file.images(after, _SWEEP_PAGE)
-            sizes.update({row.event_id: (row.id, row.size) for row in page.rows})
-            self._drop("image", page.damaged, "images_damaged")
-            if not page.last_id:
-                break
-            after = page.last_id
-        lost = self._spool.sweep(
-            {event_id: size for event_id, (_, size) in sizes.items()}, keep_others=self._salvage.unfinished
-        )
-        self._drop("image", [sizes[event_id][0] for event_id in lost], "images_damaged")
-        self.numbers.images = len(sizes) - len(lost)
-        self.numbers.image_bytes = sum(size for event_id, (_, size) in sizes.items() if event_id not in lost)
 
     def _remove_delivered(self) -> None:
         """Remove what a killed run had delivered and not yet removed."""
@@ -118,18 +94,10 @@ class Ledger:
         ids = [key for key, event_id in self.file.events() if self.receipts.names(event_id)]
         if ids:
             try:
-                with self.file.transaction():
-                    self.file.delete("message", ids)
+                self.stock.remove_messages(ids)
             except StoreFullError:
                 self.make_room(ids)
         self.receipts.forget()
-
-    def _drop(self, table: Table, ids: Sequence[int], why: str) -> None:
-        if ids:
-            with self.file.transaction():
-                self.file.delete(table, ids)
-                self.file.add_to_tally(why, len(ids))
-            self.numbers.drops[why] += len(ids)
 
     @property
     def uptime_s(self) -> float:
@@ -210,68 +178,13 @@ class Ledger:
             return set()
         return set(data)
 
-    def remove_messages(self, ids: Sequence[int]) -> None:
-        """Remove messages that were delivered.
-
-        Args:
-            ids: Their ids.
-
-        Raises:
-            DeliveryError: The file is broken.
-        """
-        with self.file.transaction(durable=False):
-            self.numbers.messages -= self.file.delete("message", ids)
-
-    def bury_message(self, message_id: int, reason: str) -> None:
-        """Set a message aside that can never be delivered.
-
-        Args:
-            message_id: Its id.
-            reason: The broker's words.
-
-        Raises:
-            DeliveryError: The file is broken.
-        """
-        with self.file.transaction():
-            self.file.bury(message_id, reason)
-            gone = self.file.delete("message", [message_id])
-            self.file.add_to_tally("messages_refused", gone)
-        self.numbers.messages -= gone
-        self.numbers.drops["messages_refused"] += gone
-
-    def remove_images(self, images: Sequence[StoredImage], why: str | None = None) -> None:
-        """Remove images that were uploaded, or, with a reason, that were dropped.
-
-        Args:
-            images: Rows that may be gone already.
-            why: Name of the drop; None after an upload.
-
-        Raises:
-            DeliveryError: The file is broken.
-        """
-        with self.file.transaction():
-            gone = [image for image in images if self.file.delete("image", [image.id])]
-            if why is not None and gone:
-                self.file.add_to_tally(why, len(gone))
-        if why is not None:
-            self.numbers.drops[why] += len(gone)
-        self.numbers.images -= len(gone)
-        self.numbers.image_bytes -= sum(image.size for image in gone)
-        self._spool.remove(image.event_id for image in images)
-
     def _make_room_for(self, size: int) -> None:
         used = self.file.used_bytes
         self.numbers.database_bytes = used
         used += self._quarantine_bytes + Reserve.SIZE + LOG_BYTES
         while self.numbers.images and used + self.numbers.image_bytes + size > self._limits.max_bytes:
-            if not self._evict_images():
+            if not self.stock.evict_images():
                 return
-
-    def _evict_images(self) -> bool:
-        page = self.file.images(0, _EVICT_IMAGES)
-        self._drop("image", page.damaged, "images_damaged")
-        self.remove_images(page.rows, "images_evicted")
-        return bool(page.rows or page.damaged)
 
     def make_room(self, delivered: Sequence[int]) -> bool:
         """Drop the least valuable, because nothing fits any more.
@@ -291,23 +204,17 @@ class Ledger:
         self._reserve.release()
         try:
             if delivered:
-                self.remove_messages(delivered)
+                self.stock.remove_messages(delivered)
                 return True
-            if self.numbers.images and self._evict_images():
+            if self.numbers.images and self.stock.evict_images():
                 return True
-            return self.file.is_at_bound and self._evict_messages()
+            if self.file.is_at_bound:
+                return self.stock.evict_messages()
+            self.file.fold_log()
+            return False
         finally:
             # Taken again at once, so that new counts cannot eat the room that dropping needs.
-            self._reserve.restore(above_bytes=0)
-
-    def _evict_messages(self) -> bool:
-        for kind, why in (("event", "events_evicted"), ("count", "counts_evicted")):
-            ids = self.file.oldest_messages(kind, _EVICT_MESSAGES)
-            if ids:
-                self._drop("message", ids, why)
-                self.numbers.messages -= len(ids)
-                return True
-        return False
+            self._reserve.restore(share=1.0)
 
     def keep_house(self) -> None:
         """Drop what is too old, give space back, save the running time. Call it every few seconds.
@@ -317,14 +224,7 @@ class Ledger:
             DeliveryError: The file is broken.
         """
         up_s = self.uptime_s
-        oldest_s = up_s - self._limits.max_age_s
-        aged = self.file.ids_before("message", oldest_s, _AGED_ROWS)
-        self._drop("message", aged, "messages_aged")
-        self.numbers.messages -= len(aged)
-        old_images = set(self.file.ids_before("image", oldest_s, _AGED_ROWS))
-        if old_images:
-            page = self.file.images(0, len(old_images))
-            self.remove_images([row for row in page.rows if row.id in old_images], "images_aged")
+        self.stock.drop_aged(up_s - self._limits.max_age_s)
         if up_s - self._uptime_saved_s >= _UPTIME_EVERY_S:
             self.save_uptime()
             with self.file.transaction():
@@ -367,22 +267,6 @@ class Ledger:
         with self.file.transaction():
             self.file.add_to_tally("uptime_s", up_s - self._uptime_saved_s)
         self._uptime_saved_s = up_s
-
-    def drop_damaged(self, table: Table, ids: Sequence[int]) -> None:
-        """Drop rows whose checksum is wrong.
-
-        Args:
-            table: Where they stand.
-            ids: Which.
-
-        Raises:
-            DeliveryError: The file is broken.
-        """
-        self._drop(table, ids, f"{table}s_damaged")
-        if table == "message":
-            self.numbers.messages -= len(ids)
-        else:
-            self.numbers.images -= len(ids)
 
 
 def _message(entry: Entry, up_s: float, number: int) -> StoredMessage:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Literal
 
-    from edge_agent.ledger import Ledger, LedgerNumbers
+    from edge_agent.ledger import Ledger
+    from edge_agent.stock import StockNumbers
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class Outbox:
         self._images_done: list[_ImageDone] = []
         self._accepted = {"count": 0, "event": 0, "result": 0, "image": 0}
         self._full = False
+        self._batch = _MAX_WAITING
         self._retry_s = 0.0
         self._settle_by_s = 0.0
         self._last_commit_s = 0.0
@@ -238,7 +240,7 @@ class Outbox:
 
     def numbers(self) -> OutboxNumbers:
         """A copy of the numbers, for telemetry."""
-        now: LedgerNumbers = self._ledger.numbers
+        now: StockNumbers = self._ledger.numbers
         return OutboxNumbers(
             accepted_counts=self._accepted["count"],
             accepted_events=self._accepted["event"],
@@ -302,6 +304,7 @@ class Outbox:
             if self._clock() >= self._next_housekeeping_s:
                 self._next_housekeeping_s = self._clock() + _HOUSEKEEPING_S
                 self._ledger.keep_house()
+                self._full = self._full and bool(self._held)
             self._refill()
         except StoreFullError as exc:
             self._on_full(exc)
@@ -340,10 +343,13 @@ class Outbox:
         return bool(self._delivered or self._refused or self._images_done)
 
     def _commit(self) -> None:
-        entries = self._held
+        entries = self._held[: self._batch]
         with self._removing() as delivered:
             messages, images = self._ledger.commit(entries, delivered)
-        self._held, self._full, self._last_commit_s = [], False, self._clock()
+        self._held = self._held[len(entries) :]
+        self._full = False
+        self._batch = min(2 * self._batch, _MAX_WAITING)
+        self._last_commit_s = self._clock()
         for entry in entries:
             for part in (entry, *entry.companions):
                 self._accepted[part.kind] += 1
@@ -359,7 +365,7 @@ class Outbox:
     def _remove_delivered(self) -> None:
         if self._delivered:
             with self._removing() as delivered:
-                self._ledger.remove_messages(delivered)
+                self._ledger.stock.remove_messages(delivered)
 
     @contextmanager
     def _removing(self) -> Iterator[list[int]]:
@@ -383,16 +389,17 @@ class Outbox:
 
     def _settle_rest(self) -> None:
         while self._refused:
-            self._ledger.bury_message(self._refused[0].id, self._refused[0].reason)
+            self._ledger.stock.bury_message(self._refused[0].id, self._refused[0].reason)
             del self._refused[0]
         for why in {order.dropped for order in self._images_done}:
-            self._ledger.remove_images([order.image for order in self._images_done if order.dropped == why], why)
+            self._ledger.stock.remove_images([order.image for order in self._images_done if order.dropped == why], why)
         self._images_done = []
 
     def _on_full(self, exc: StoreFullError) -> None:
         if not self._full:
             _LOG.warning("the outbox has no room: %s", exc)
         self._full = True
+        self._batch = 1
         try:
             with self._removing() as delivered:
                 freed = self._ledger.make_room(delivered)
@@ -407,9 +414,9 @@ class Outbox:
         last_message, last_image = self._ledger.last_ids
         if self.messages.wants(last_message):
             page = self._ledger.file.messages(self.messages.offered_id, self.messages.room)
-            self._ledger.drop_damaged("message", page.damaged)
+            self._ledger.stock.drop_damaged("message", page.damaged)
             self.messages.refill(page, last_message)
         if self.images.wants(last_image):
             pictures = self._ledger.file.images(self.images.offered_id, self.images.room)
-            self._ledger.drop_damaged("image", pictures.damaged)
+            self._ledger.stock.drop_damaged("image", pictures.damaged)
             self.images.refill(pictures, last_image)

@@ -278,6 +278,11 @@ class OutboxFile:
         if self._pragma("freelist_count") > _SHRINK_PAGES:
             self._read(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
 
+    def fold_log(self) -> None:
+        """Fold the log into the file, where that needs no room: what the log takes on the disk can be used again."""
+        with suppress(sqlite3.OperationalError):
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+
     def close(self) -> None:
         """Fold the log into the file and close."""
         self._connection.close()

@@ -1,12 +1,14 @@
 """A file that only takes room, to be given up when the disk is full.
 
-On a full disk SQLite cannot delete either, since the deletion goes through its log. Giving up the reserve lets it.
+On a full disk SQLite cannot delete either, since the deletion goes through its log. Giving up the reserve lets it. On a
+disk that is nearly full the reserve is smaller, and grows when there is room.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk says that has no room."""
-_RESTORE_ABOVE_BYTES = 64 << 20
+_LEAST_BYTES = 32 << 10
+"""Less does not help: a deletion writes several pages of 4 KiB."""
 
 
 class Reserve:
@@ -39,21 +42,22 @@ class Reserve:
         self._file.unlink(missing_ok=True)
         return held
 
-    def restore(self, *, above_bytes: int = _RESTORE_ABOVE_BYTES) -> None:
-        """Take the room again; a disk that refuses is asked again later.
+    def restore(self, *, share: float = 0.5) -> None:
+        """Take the room again, or as much of it as there is; a disk that refuses is asked again later.
 
         Args:
-            above_bytes: Only when so much is free.
+            share: At most so much of what is free.
         """
-        if self._file.exists():
-            return
-        if free_bytes(self._file.parent) < above_bytes:
-            return
         try:
-            with self._file.open("xb") as file:
-                os.posix_fallocate(file.fileno(), 0, self.SIZE)
+            held = self._file.stat().st_size if self._file.exists() else 0
+            size = min(self.SIZE, held + int(free_bytes(self._file.parent) * share))
+            if held == self.SIZE or size - held < _LEAST_BYTES:
+                return
+            with self._file.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
         except OSError:
-            self._file.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:

@@ -109,7 +109,7 @@ def test_ledger_ids_never_repeat_within_a_process(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
         first, _ = ledger.commit([entry(1)], [])
         second, _ = ledger.commit([entry(2)], [first[0].id])
-        ledger.remove_messages([second[0].id])
+        ledger.stock.remove_messages([second[0].id])
         third, _ = ledger.commit([entry(3)], [])
         assert [first[0].id, second[0].id, third[0].id] == [1, 2, 3]
 
@@ -173,7 +173,7 @@ def test_ledger_age_is_running_time_not_wall_time(tmp_path: Path) -> None:
 def test_ledger_refused_messages_are_set_aside_not_lost(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
         ledger.commit([entry(1), entry(2)], [])
-        ledger.bury_message(1, "topic name invalid")
+        ledger.stock.bury_message(1, "topic name invalid")
         assert event_ids(ledger) == ["event-000002"]
         assert ledger.file.last_id("dead") == 1
         assert ledger.numbers.drops["messages_refused"] == 1
@@ -236,7 +236,7 @@ def test_open_outbox_flipped_payload_bits_are_never_delivered(tmp_path: Path) ->
         page = again.file.messages(0, 100)
         assert len(page.rows) == 49
         assert len(page.damaged) == 1
-        again.drop_damaged("message", page.damaged)
+        again.stock.drop_damaged("message", page.damaged)
         assert again.numbers.messages == 49
         assert again.numbers.drops["messages_damaged"] == 1
 
@@ -426,7 +426,6 @@ from tests.edge_agent.waiting import wait_until
 folder = Path(sys.argv[1])
 accepted = []
 ledger = open_ledger(folder / "state")
-ledger._reserve.restore(above_bytes=0)  # a disk this small is not given a reserve
 outbox = Outbox(ledger, on_accepted=lambda batch: accepted.extend(e.event_id for e in batch))
 outbox.start()
 for number in range(20):

@@ -30,9 +30,9 @@ def on_small_disk(point: Path, program: str, options: str = "size=12m") -> str:
     return done.stdout
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, name: str = "filler") -> Path:
     """Take all the room that is left, as somebody else's file; removing it gives the room back."""
-    file = folder / "filler"
+    file = folder / name
     handle = os.open(file, os.O_WRONLY | os.O_CREAT)
     try:
         while True:

@@ -24,8 +24,8 @@ for number in range(100):
     ledger.commit([entry(2 * number)], [])
 for message in ledger.file.messages(0, NOTED).rows:
     ledger.receipts.note(message.event_id)  # delivered, and not removed when the agent was killed
-if RESERVE:
-    ledger._reserve.restore(above_bytes=0)
+if not RESERVE:
+    ledger._reserve.release()
 ledger.file.close()  # in order: SQLite has to make its log anew, and finds no room
 filler = fill(root)
 opened = refused = 0
@@ -69,7 +69,6 @@ ledger, _ = open_ledger(state)
 ledger.commit([Entry(f"event-{number}", "count", "t/count", bytes(1200)) for number in range(256)], [])
 for message in ledger.file.messages(0, 250).rows:
     ledger.receipts.note(message.event_id)
-ledger._reserve.restore(above_bytes=0)
 ledger.file.close()
 filler = fill(root)
 os.truncate(filler, filler.stat().st_size - (192 << 10))  # enough to open, not to remove
@@ -114,7 +113,7 @@ else:
     seen = []
     while rows := ledger.file.messages(0, ROWS).rows:
         seen += rows
-        ledger.remove_messages([row.id for row in rows])
+        ledger.stock.remove_messages([row.id for row in rows])
         ledger.keep_house()
     names = {row.event_id for row in seen}
     assert len(names) == len(seen) == ROWS + 10, (len(names), len(seen))
@@ -131,6 +130,45 @@ def test_rescue_that_a_full_disk_and_kills_interrupt_is_taken_up_again_and_loses
     tmp_path: Path, *, restart: bool
 ) -> None:
     assert on_small_disk(tmp_path, f"RESTART = {restart}\n{_RESCUE_ON_A_FULL_DISK}") == "[]\n"
+
+
+_COUNTS_ON_A_FULL_DISK = """
+import os, sys, time
+from pathlib import Path
+from edge_agent.outbox import Outbox
+from tests.edge_agent.waiting import wait_until
+from tests.faults.small_disk import fill
+from tests.faults.writer import entry, open_ledger
+root = Path(sys.argv[1])
+ledger, _ = open_ledger(root / "state")
+for number in range(101):
+    ledger.commit([entry(number)], [])
+ledger.close()
+ledger._reserve.release()
+filler = fill(root)
+os.truncate(filler, filler.stat().st_size - (200 << 10))  # enough to start, not for a whole reserve
+ledger, _ = open_ledger(root / "state")
+more = fill(root, "more")
+assert os.statvfs(root).f_bavail == 0
+outbox = Outbox(ledger)
+outbox.start()
+for number in range(1000, 1400, 2):
+    while not outbox.put(entry(number), timeout_s=0.1):
+        outbox.delivered(outbox.messages.take(8))
+    outbox.delivered(outbox.messages.take(8))
+accepted = outbox.numbers().accepted_counts
+assert accepted > 100, outbox.numbers()
+assert outbox.numbers().drops == {"images_evicted": 50}, outbox.numbers()
+more.unlink()
+wait_until(lambda: outbox.is_stored)
+assert outbox.numbers().accepted_counts == 200, outbox.numbers()
+assert outbox.close(10)
+print("counted")
+"""
+
+
+def test_outbox_on_a_disk_without_a_free_byte_goes_on_counting_while_delivery_keeps_up(tmp_path: Path) -> None:
+    assert on_small_disk(tmp_path, _COUNTS_ON_A_FULL_DISK) == "counted\n"
 
 
 _NO_INODES = """
