@@ -89,7 +89,8 @@ class Stock:
             DeliveryError: The file is broken.
         """
         with self._file.transaction(durable=False):
-            self.numbers.messages -= self._file.delete("message", ids)
+            gone = self._file.delete("message", ids)
+        self.numbers.messages -= gone
 
     def bury_message(self, message_id: int, reason: str) -> None:
         """Set a message aside that can never be delivered.
