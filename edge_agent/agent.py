@@ -209,7 +209,7 @@ class Agent:
         """Say how it goes: to the broker, to systemd, and to Prometheus if it is asked for."""
         parts = self._parts
         message = parts.report.telemetry(self._wall_clock())
-        parts.publisher.send_telemetry(message.to_bytes())
+        parts.publisher.send_telemetry(message.wordings())
         parts.alarms.report_heat()
         if parts.outbox.is_stored:
             parts.probation.told()
@@ -315,7 +315,7 @@ class Agent:
         if parts.uploader is not None:
             parts.uploader.finish(_GOODBYE_S)
         totals = parts.report.totals()
-        last_words = parts.report.status("offline", (), self._wall_clock(), totals=totals).to_bytes()
+        last_words = parts.report.status("offline", (), self._wall_clock(), totals=totals).wordings()
         if not parts.publisher.finish(last_words, _GOODBYE_S):
             _LOG.warning("the broker did not take the last status in %g s", _GOODBYE_S)
         if not parts.outbox.close(_CLOSE_S):

@@ -78,6 +78,7 @@ class Alarms:
         self._moved: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
         self._said: dict[str, Any] | None = None
+        self._unheard: set[str] = set()
         self._heat = report.heat
         self._losses = report.losses()
         self._repeats = Repeats(_RATE, _BURST, clock=clock)
@@ -241,9 +242,19 @@ class Alarms:
             reasons.append(f"machine: {_THROTTLED}")
         if self._publisher.subscription_refused is not None:
             reasons.append(f"commands: the broker refuses the subscription: {self._publisher.subscription_refused}")
+        reasons += self._refused()
         self._reasons = tuple(reasons)
         status = self._report.status(self.state, self._reasons, self._wall_clock())
         said = status.model_dump(exclude={"at"})
         if said != self._said:
             self._said = said
-            self._publisher.set_status(status.to_bytes())
+            self._publisher.set_status(status.wordings())
+
+    def _refused(self) -> list[str]:
+        """What the broker refuses of status, telemetry and discovery; the event is said once for each."""
+        refused = self._publisher.direct.refused
+        for topic, why in refused.items():
+            if topic not in self._unheard:
+                self._unheard.add(topic)
+                self.event("report_refused", "warning", topic, f"the broker refuses it: {why}")
+        return [f"broker: it refuses {topic}: {why}" for topic, why in refused.items()]

@@ -72,6 +72,18 @@ class Link(Protocol):
 
     window: int
 
+    def objection(self, topic: str, payload: bytes) -> str | None:
+        """Ask whether the broker would never take a publication.
+
+        Args:
+            topic: Where to.
+            payload: What.
+
+        Returns:
+            Why it would not; None when it may.
+        """
+        ...
+
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
         """Send a publication.
 

@@ -19,6 +19,7 @@ State = Literal["online", "degraded", "offline"]
 Totals = dict[str, int | float | None]
 
 _MAX_COMMAND_NAME = 64
+_FEW_REASONS, _SHORT_REASON = 3, 80
 _RANDOM_BITS = 74
 _UUID7_VERSION = 0x7 << 76
 _UUID_VARIANT = 0x2 << 62
@@ -95,6 +96,13 @@ class StatusMessage(_Message):
     settings: dict[str, JsonValue] = {}
     totals: Totals | None = None
 
+    def wordings(self) -> tuple[bytes, ...]:
+        """Write the message whole, without settings and with few reasons, and as the bare state."""
+        reasons = tuple(reason[:_SHORT_REASON] for reason in self.reasons[:_FEW_REASONS])
+        short = self.model_copy(update={"settings": {}, "reasons": reasons})
+        bare = short.model_copy(update={"reasons": (), "count_classes": (), "totals": None})
+        return self.to_bytes(), short.to_bytes(), bare.to_bytes()
+
 
 class StageLatency(_Message):
     """Milliseconds of one stage over the last interval."""
@@ -122,6 +130,11 @@ class TelemetryMessage(_Message):
     clock_synchronised: bool | None
     clock_max_error_ms: float | None
     mqtt_version: Literal["5", "3.1.1"] | None = None
+
+    def wordings(self) -> tuple[bytes, ...]:
+        """Write the message whole, without latencies, and without drops too."""
+        short = self.model_copy(update={"latency": {}})
+        return self.to_bytes(), short.to_bytes(), short.model_copy(update={"drops": {}}).to_bytes()
 
 
 class SidecarMessage(_Message):

@@ -221,14 +221,18 @@ class PahoLink:
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise self._lost(result)
 
+    def objection(self, topic: str, payload: bytes) -> str | None:
+        """Compare a publication with the broker's MaximumPacketSize; see `Link.objection`."""
+        if self._most_bytes is None or len(topic.encode()) + len(payload) + _PUBLISH_BYTES <= self._most_bytes:
+            return None
+        return f"larger than the broker takes ({self._most_bytes} B)"
+
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, expiry_s: int | None = None) -> int:
         """Send a publication, with MQTT 5 perhaps one that expires; see `Link.publish`."""
-        if self._most_bytes is not None and len(topic.encode()) + len(payload) + _PUBLISH_BYTES > self._most_bytes:
+        if (why := self.objection(topic, payload)) is not None:
             # The broker would hang up, again and again, and nothing behind this message would ever be delivered.
             self._withheld -= 1
-            self._acks.append(
-                Ack(self._withheld, f"larger than the broker takes ({self._most_bytes} B)", for_ever=True)
-            )
+            self._acks.append(Ack(self._withheld, why, for_ever=True))
             return self._withheld
         properties = None
         if expiry_s is not None and self._client.protocol == MQTTProtocolVersion.MQTTv5:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
 from edge_agent.backoff import Backoff
+from edge_agent.direct import Direct
 from edge_agent.flight import Deferred, Open, Packet, Session
 from edge_agent.intake import Intake
 from edge_agent.link import VERSION_NAMES, VERSIONS, Ack, HandshakeError, VersionRefusedError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_agent.config import MqttSection
+    from edge_agent.direct import Wordings
     from edge_agent.link import Delivery, Link
     from edge_agent.messages import Topics
     from edge_agent.outbox import Outbox
@@ -64,6 +66,7 @@ class Publisher:
         version: Of MQTT, on the present or last connection.
         speaks_newest: The broker is known to speak MQTT 5; may be set before the start.
         announcement: Topic and payload of a retained message that is sent at every connect; set before the start.
+        direct: What the broker refuses of what is not in the outbox.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Publisher:
         self.speaks_newest = False
         self.announcement: tuple[str, bytes] | None = None
         self.receive: Callable[[Delivery, Callable[[], None]], None] | None = None
+        self.direct = Direct()
         self._settings = settings
         self._topics = topics
         self._outbox = outbox
@@ -95,11 +99,10 @@ class Publisher:
         self._open: dict[int, Open] = {}
         self._resend: deque[Open] = deque()
         self._deferred: deque[Deferred] = deque()
-        self._telemetry: bytes | None = None
-        self._status: bytes | None = None
-        self._status_sent: bytes | None = None
-        self._last_words: bytes | None = None
-        self._said_refused: set[tuple[str, str]] = set()
+        self._telemetry: Wordings | None = None
+        self._status: Wordings | None = None
+        self._status_sent: Wordings | None = None
+        self._last_words: Wordings | None = None
         self._stop = threading.Event()
         self.worker = Worker(
             "mqtt",
@@ -112,17 +115,17 @@ class Publisher:
 
     # The side of the other threads.
 
-    def set_status(self, payload: bytes) -> None:
+    def set_status(self, wordings: Wordings) -> None:
         """Replace the retained status; sent now, and again at every connect."""
-        self._status = payload
+        self._status = wordings
         self._waker.wake()
 
-    def send_telemetry(self, payload: bytes) -> None:
+    def send_telemetry(self, wordings: Wordings) -> None:
         """Send telemetry if the broker is there; the newest replaces one that still waits."""
-        self._telemetry = payload
+        self._telemetry = wordings
         self._waker.wake()
 
-    def finish(self, last_words: bytes, timeout_s: float) -> bool:
+    def finish(self, last_words: Wordings, timeout_s: float) -> bool:
         """Publish the last status, say good-bye and end the thread.
 
         Args:
@@ -148,7 +151,7 @@ class Publisher:
         link = self._dial()
         session = Session(link)
         if self.announcement is not None:
-            session.packets.append(Packet(None, *self.announcement, retain=True))
+            self._say(session, self.announcement[0], (self.announcement[1],))
         intake = None if self.receive is None else Intake(link, self.receive, self._waker.wake)
         if intake is not None:
             link.subscribe(self._topics.commands)
@@ -212,17 +215,25 @@ class Publisher:
         """Fill the window: the status first, then what was in flight before, then the outbox in order."""
         status = self._last_words if self._stop.is_set() else self._status
         if status is not None and status != self._status_sent:
-            session.packets.appendleft(Packet(None, self._topics.status, status, retain=True))
+            self._say(session, self._topics.status, status)
             self._status_sent = status
         if self._telemetry is not None:
-            payload, self._telemetry = self._telemetry, None
-            session.link.publish(self._topics.telemetry, payload, qos=0, retain=False)
+            wordings, self._telemetry, topic = self._telemetry, None, self._topics.telemetry
+            if (payload := self.direct.choose(session.link, topic, wordings)) is not None:
+                session.link.publish(topic, payload, qos=0, retain=False)
+                self.direct.took(topic)
         while len(session.in_flight) < session.link.window:
             if not session.packets and not self._next_message(session):
                 return
             packet = session.packets.popleft()
             mid = session.link.publish(packet.topic, packet.payload, qos=1, retain=packet.retain)
             session.in_flight[mid] = (packet, self._clock())
+
+    def _say(self, session: Session, topic: str, wordings: Wordings) -> None:
+        """Put something retained in front of what waits."""
+        payload = self.direct.choose(session.link, topic, wordings)
+        if payload is not None:
+            session.packets.appendleft(Packet(None, topic, payload, retain=True))
 
     def _next_message(self, session: Session) -> bool:
         if self._stop.is_set():
@@ -276,9 +287,13 @@ class Publisher:
             A message that is now wholly delivered.
         """
         packet, _ = session.in_flight.pop(ack.mid, (None, 0.0))
-        if packet is None or packet.row is None:
-            if packet is not None and ack.refusal is not None:
-                self._say_refused_once(packet.topic, ack.refusal)
+        if packet is None:
+            return None
+        if packet.row is None:
+            if ack.refusal is None:
+                self.direct.took(packet.topic)
+            else:
+                self.direct.refuse(packet.topic, ack.refusal)
             return None
         entry = self._open[packet.row]
         entry.unacked -= 1
@@ -292,12 +307,6 @@ class Publisher:
             return None
         self.counts_delivered += entry.message.kind == "count"
         return entry.message
-
-    def _say_refused_once(self, topic: str, refusal: str) -> None:
-        """The status is made anew every while, and what a broker refuses of it once, it refuses again."""
-        if (topic, refusal) not in self._said_refused:
-            self._said_refused.add((topic, refusal))
-            _LOG.error("the broker refuses what is said on %s: %s", topic, refusal)
 
     def _refuse(self, entry: Open, ack: Ack) -> None:
         attempts = entry.attempts + 1

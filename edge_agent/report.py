@@ -203,4 +203,5 @@ class Report:
         tally = self._telemetry.tally()
         frames = sum(camera.dropped for camera in self._cameras)
         found = {name: tally[name] for name in _REJECTIONS if tally.get(name)}
-        return {**self.losses(), **found, **({"frames_dropped": frames} if frames else {})}
+        others = {"frames_dropped": frames, "reports_refused": self._publisher.direct.refusals}
+        return {**self.losses(), **found, **{name: number for name, number in others.items() if number}}

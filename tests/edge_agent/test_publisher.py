@@ -46,7 +46,7 @@ class World:
     def start(self, *links: SimulatedLink | DeliveryError) -> None:
         self.links = list(links)
         self.outbox.start()
-        self.publisher.set_status(b'{"state":"online"}')
+        self.publisher.set_status((b'{"state":"online"}',))
         self.publisher.worker.start()
 
     def put(self, *numbers: int) -> None:
@@ -62,7 +62,7 @@ class World:
         return [p for link in self.opened for p in list(link.published) if p.topic == topic]
 
     def stop(self) -> None:
-        self.publisher.finish(b'{"state":"offline"}', 5)
+        self.publisher.finish((b'{"state":"offline"}',), 5)
         self.outbox.close(5)
 
 
@@ -142,12 +142,14 @@ def test_publisher_status_that_is_refused_is_told_once(world: World, caplog: pyt
 
     world.start(SimulatedLink(answer=answer))
     for number in range(3):
-        world.publisher.set_status(json.dumps({"state": "online", "number": number}).encode())
+        world.publisher.set_status((json.dumps({"state": "online", "number": number}).encode(),))
         wait_until(lambda: len(world.published(world.topics.status)) > number)  # noqa: B023 - called at once
         world.put(number)
         wait_until(lambda: world.outbox.is_empty)
     told = [record.getMessage() for record in caplog.records if world.topics.status in record.getMessage()]
-    assert told == [f"the broker refuses what is said on {world.topics.status}: larger than the broker takes"]
+    assert told == [f"{world.topics.status}: the broker refuses it: larger than the broker takes"]
+    assert world.publisher.direct.refused == {world.topics.status: "larger than the broker takes"}
+    assert world.publisher.direct.refusals >= 3
 
 
 def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_path: Path) -> None:
@@ -263,9 +265,35 @@ def test_publisher_crash_in_a_session_is_survived(world: World) -> None:
 
 
 def test_publisher_telemetry_is_sent_once_and_only_the_newest(world: World) -> None:
-    world.publisher.send_telemetry(b"old")
-    world.publisher.send_telemetry(b"new")
+    world.publisher.send_telemetry((b"old",))
+    world.publisher.send_telemetry((b"new",))
     world.start()
     wait_until(lambda: world.published(world.topics.telemetry))
     assert [p.payload for p in world.published(world.topics.telemetry)] == [b"new"]
     assert world.published(world.topics.telemetry)[0].qos == 0
+
+
+def test_publisher_says_directly_what_fits_and_tells_what_does_not(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = SimulatedLink(most_bytes=20)
+    world.publisher.announcement = ("homeassistant/x", b"x" * 21)
+    world.publisher.send_telemetry((b"t" * 30, b"t" * 20, b"t"))
+    world.start(link)
+    wait_until(lambda: world.published(world.topics.telemetry))
+    assert [p.payload for p in world.published(world.topics.telemetry)] == [b"t" * 20]
+    assert [p.payload for p in world.published(world.topics.status)] == [b'{"state":"online"}']
+    assert world.publisher.direct.refused == {"homeassistant/x": "too long"}
+    world.publisher.send_telemetry((b"t" * 30, b"t" * 25))
+    wait_until(lambda: world.publisher.direct.refusals == 2)
+    assert world.publisher.direct.refused == {"homeassistant/x": "too long", world.topics.telemetry: "too long"}
+    world.publisher.send_telemetry((b"t",))
+    wait_until(lambda: world.topics.telemetry not in world.publisher.direct.refused)
+    said = [record.getMessage() for record in caplog.records if record.name == "edge_agent.direct"]
+    assert said == [
+        "homeassistant/x: the broker refuses it: too long",
+        f"{world.topics.telemetry}: it is sent shorter: too long",
+        f"{world.topics.telemetry}: the broker refuses it: too long",
+    ]
+    world.publisher.finish((b"l" * 30, b"bye"), 5)
+    assert world.published(world.topics.status)[-1].payload == b"bye"

@@ -137,7 +137,7 @@ def outage(folder: Path, *, counts: int, image_every: int, image_bytes: int, max
     _deliver(outbox, consumer, clock)
     drained_s = time.monotonic() - began_s
     numbers = outbox.numbers()
-    publisher.finish(b"{}", 10)
+    publisher.finish((b"{}",), 10)
     uploader.finish(10)
     outbox.close(30)
     arrived = consumer.numbers

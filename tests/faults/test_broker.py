@@ -11,6 +11,7 @@ import pytest
 from edge_agent.config import MqttSection
 from edge_agent.link import Will
 from edge_agent.mqtt import PahoLink
+from tests.edge_agent.running import AgentProcess, config_text, write_photos
 from tests.edge_agent.test_publisher import World
 from tests.edge_agent.waiting import wait_until
 from tests.faults.network import Network
@@ -80,6 +81,34 @@ def test_broker_that_takes_small_packets_alone_gets_those_and_the_large_ones_are
         world.stop()
     assert world.outbox.numbers().drops == {"messages_refused": 1}
     assert world.the.connects == 1
+
+
+@needs_mosquitto
+def test_agent_whose_telemetry_a_broker_refuses_says_so_and_counts_on(tmp_path: Path, tiny_bundle: Path) -> None:
+    photos = write_photos(tmp_path / "photos", [1, 2, 3])
+    with (
+        Mosquitto(tmp_path, "allow_anonymous true\nmax_packet_size 540") as broker,
+        Subscriber(broker.port) as listener,
+    ):
+        text = config_text(
+            bundle=tiny_bundle,
+            source=photos,
+            state=tmp_path / "state",
+            port=broker.port,
+            camera="repeat = true\npause_s = 0.05",
+            rest="[telemetry]\ninterval_s = 0.2\n",
+        )
+        agent = AgentProcess.start(tmp_path, text)
+        wait_until(lambda: b"report_refused" in b"".join(event.payload for event in listener.of("/event")), what="it")
+        wait_until(lambda: json.loads(listener.of("/status")[-1].payload)["state"] == "degraded", what="the status")
+        wait_until(lambda: len(listener.of("/count")) >= 5)
+        assert agent.terminate() == 0
+        wait_until(lambda: json.loads(listener.of("/status")[-1].payload)["state"] == "offline", what="the last words")
+    reasons = [reason for status in listener.of("/status") for reason in json.loads(status.payload)["reasons"]]
+    topic = "bintally/v1/wh1/r1/telemetry"
+    assert f"broker: it refuses {topic}: larger than the broker takes (540 B)" in reasons
+    assert not listener.of("/telemetry")
+    assert sum(topic in line for line in agent.stderr) == 1
 
 
 @pytest.mark.parametrize("reason", [0x8E, 0x93, 0x8B])

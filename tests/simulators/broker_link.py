@@ -45,6 +45,7 @@ class SimulatedLink:
         subscribed: Filters that were asked for.
         incoming: What the broker delivers next.
         acknowledged: Deliveries that were acknowledged.
+        most_bytes: Longer payloads are objected to.
     """
 
     window: int = 20
@@ -57,8 +58,13 @@ class SimulatedLink:
     subscribed: list[str] = field(default_factory=list)
     incoming: list[Delivery] = field(default_factory=list)
     acknowledged: list[int] = field(default_factory=list)
+    most_bytes: int = 1 << 20
     _acks: deque[Ack] = field(default_factory=deque)
     _in_flight: int = 0
+
+    def objection(self, topic: str, payload: bytes) -> str | None:
+        del topic
+        return None if len(payload) <= self.most_bytes else "too long"
 
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> int:
         if self.breaks_after is not None and len(self.published) >= self.breaks_after:
