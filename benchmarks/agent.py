@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bundle.images import decode, read_bytes
-from edge_agent.assemble import assemble, open_counter
+from edge_agent.assemble import assemble
 from edge_agent.config import (
     AgentConfig,
     BundleSection,
@@ -44,6 +44,7 @@ from edge_agent.config import (
     StopSection,
     UploadsSection,
 )
+from edge_agent.loading import open_counter
 from edge_agent.machine import rss_bytes
 from edge_agent.sources import photo_names
 

@@ -26,7 +26,6 @@ from bundle.camera import Rectifier
 from bundle.errors import CameraError
 from edge_agent.backoff import Backoff
 from edge_agent.capture_order import CaptureOrder
-from edge_agent.config import shown_source
 from edge_agent.devices import find_device, is_local, stable_names
 from edge_agent.frames import (
     MAX_MESSAGE_BYTES,
@@ -37,6 +36,7 @@ from edge_agent.frames import (
     RefusedMessage,
     decode_message,
 )
+from edge_agent.masking import shown_source
 from edge_agent.ring import FrameRing
 from edge_agent.sources import SourceKind, source_kind
 

@@ -27,7 +27,7 @@ def check_references(config: AgentConfig) -> dict[str, str]:
     Raises:
         BintallyError: Something is missing or does not fit; the error names the key.
     """
-    from edge_agent.assemble import find_bundle
+    from edge_agent.loading import find_bundle
 
     if config.bundle.engine not in ENGINES:
         raise ConfigError("bundle.engine is unknown", got=config.bundle.engine, expected=f"one of {', '.join(ENGINES)}")

@@ -1,13 +1,12 @@
 """The agent's settings: one frozen tree, every number bounded, every unknown key refused.
 
 Secrets never stand in this tree, only the names of files that hold them; the one exception is the address of a network
-camera, which leaves the agent through `shown_source` alone. `edge_agent.config_file` reads the tree from TOML and words
-the errors.
+camera, which leaves the agent through `edge_agent.masking` alone. `edge_agent.config_file` reads the tree from TOML and
+words the errors.
 """
 
 from __future__ import annotations
 
-import re
 import string
 from pathlib import Path  # noqa: TC003 - pydantic evaluates the annotations
 from typing import Annotated, Any, Literal
@@ -19,35 +18,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 BIN_ID_FIELDS = ("stem", "camera", "visit", "marker")
-
-_USERINFO = re.compile(r"(:/+).*@", re.DOTALL)
-"""Up to the last @, because a password may hold one, or a slash that nobody has encoded."""
-_ADDRESS = re.compile(r"\w[\w.+-]*://")
-_QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"]*")
-_WHOLE_QUERY = re.compile(r"[?#].*", re.DOTALL)
-_PAIR = re.compile(
-    r"([\w.-]*(?:user|login|pass|pwd|\bpw|-pw|token|key|secret|auth)[\w.-]*=)(?:\"[^\"]*\"|'[^']*'|[^&;,\s'\"]*)",
-    re.IGNORECASE,
-)
-"""Some recorders want the password in the path, and GStreamer in a property."""
-
-
-def shown_source(source: int | str) -> str:
-    """Write a source for people, logs and messages: without user name, password and query of a network camera.
-
-    Args:
-        source: As in the configuration, or a text that quotes it.
-
-    Returns:
-        The same with `***` in the place of the secret.
-    """
-    text = str(source)
-    if ":/" not in text:
-        return text
-    is_whole = _ADDRESS.match(text) is not None
-    text = _USERINFO.sub(r"\1***@", text)
-    text = _WHOLE_QUERY.sub("?***", text) if is_whole and "!" not in text else _QUERY.sub(r"\1?***", text)
-    return _PAIR.sub(r"\1***", text)
 
 
 class _Section(BaseModel):

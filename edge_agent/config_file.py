@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from bundle.errors import ConfigError
-from edge_agent.config import AgentConfig, shown_source
+from edge_agent.config import AgentConfig
+from edge_agent.masking import shown_source
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,8 +16,8 @@ import numpy as np
 from cv2 import videoio_registry
 
 from bundle.errors import CameraError, ConfigError
-from edge_agent.config import shown_source
 from edge_agent.devices import is_local, plugged_in
+from edge_agent.masking import shown_source
 from edge_agent.sources import Picture, Unusable
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from edge_agent.config import shown_source
+from edge_agent.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,25 +23,6 @@ _WINDOW_S = 60.0
 _MAX_LINES = 256
 _MAX_MESSAGE = 8192
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (logging.DEBUG, 7))
-_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*:/+[^\s'\"]+", re.IGNORECASE)
-_KEY = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
-    r"|(?<=secret_access_key)(\W{1,5})\S+|(?<=session_token)(\W{1,5})\S+|(?<=password)([\"']?\s*[=:]\s*)\S+",
-    re.IGNORECASE,
-)
-
-
-def masked(text: str) -> str:
-    """Take out what looks like a secret.
-
-    Args:
-        text: Of a log.
-
-    Returns:
-        The same with *** in the place of it.
-    """
-    text = _ADDRESS.sub(lambda found: shown_source(found[0]), text)
-    return _KEY.sub("***", text)
 
 
 class TextFormatter(logging.Formatter):

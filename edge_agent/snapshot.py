@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from bundle.errors import CameraError, ConfigError, InputError
 from bundle.images import decode
-from edge_agent.config import shown_source
+from edge_agent.masking import shown_source
 from edge_agent.sources import Picture, Unusable
 
 if TYPE_CHECKING:

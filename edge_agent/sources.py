@@ -18,8 +18,8 @@ import numpy as np
 from bundle.camera import require_size
 from bundle.errors import InputError
 from bundle.images import PHOTO_SUFFIXES, decode, read_bytes
-from edge_agent.config import shown_source
 from edge_agent.machine import slept_s
+from edge_agent.masking import shown_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,6 @@ store goes back.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +20,7 @@ from edge_agent.commands.fetch import fetch, open_source
 from edge_agent.commands.order import Done, Handler
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.trial import try_bundle
+from edge_agent.loading import engine_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,18 +36,6 @@ if TYPE_CHECKING:
 
 _SWAP_TIMEOUT_S = 60.0
 _SAY_EVERY = 0.1
-
-
-def engine_threads(section: BundleSection) -> int:
-    """How many threads an engine gets.
-
-    Args:
-        section: Of the configuration.
-
-    Returns:
-        What it says, or all cores but one: capture and delivery need it.
-    """
-    return section.threads or max(1, (os.cpu_count() or 2) - 1)
 
 
 class Switch:

@@ -14,8 +14,8 @@ import cv2
 
 from bundle.errors import BintallyError
 from edge_agent.camera_profile import load_profile
-from edge_agent.config import shown_source
 from edge_agent.doctor.finding import Finding, failure
+from edge_agent.masking import shown_source
 from edge_agent.sources import check_video, photo_names, source_kind
 
 if TYPE_CHECKING:

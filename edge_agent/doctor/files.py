@@ -37,7 +37,7 @@ def examine_bundle(config: AgentConfig) -> Iterator[Finding]:
     Yields:
         One finding for the bundle, one for the engine.
     """
-    from edge_agent.assemble import find_bundle, open_counter
+    from edge_agent.loading import find_bundle, open_counter
 
     try:
         yield Finding("bundle", "ok", find_bundle(config.bundle).label)

@@ -102,7 +102,7 @@ def examine_store(config: AgentConfig) -> Finding:
     Returns:
         The finding.
     """
-    from edge_agent.assemble import upload_target
+    from edge_agent.delivery import upload_target
 
     target, prefix = upload_target(config)
     if target is None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bundle.errors import ConfigError
-from edge_agent.config import shown_source
 from edge_agent.config_file import load_config
+from edge_agent.masking import shown_source
 
 _GOOD = """
 [robot]
