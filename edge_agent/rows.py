@@ -37,7 +37,7 @@ class CommandRecord:
         command_id: Of the command.
         name: What it asks for.
         state: "accepted", "running", "succeeded", "failed" or "refused".
-        expires_s: Wall clock after which nobody can send it again.
+        expires_s: Wall clock of its expiry, or of its end if that is later: soon after, it may be forgotten.
         request: The command as it came, for as long as it is not over.
     """
 

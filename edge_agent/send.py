@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bundle.errors import ConfigError, DeliveryError
-from edge_agent.commands.schema import COMMANDS
+from edge_agent.commands.schema import COMMANDS, MAX_LIFETIME_S, Command
 from edge_agent.link import VERSIONS, HandshakeError, VersionRefusedError
 from edge_agent.messages import Topics
 from edge_agent.mqtt import PahoLink
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FINAL = frozenset({"succeeded", "failed", "refused"})
 _MAX_FILE_BYTES = 1 << 20
 _ACK_S = 10.0
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""When a repeat was issued: expired by every clock, so that a robot which does not know the command does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,24 @@ def fields_from_words(name: str, words: Sequence[str]) -> dict[str, Any]:
         The fields.
 
     Raises:
-        ConfigError: A word is no FIELD=VALUE, or the command has no such field.
+        ConfigError: A word is no FIELD=VALUE, the command has no such field, or a field is given twice.
     """
-    properties = COMMANDS[name].model_json_schema()["properties"]
-    return dict(_field(name, properties, word) for word in words)
+    known = COMMANDS[name].model_json_schema()["properties"]
+    properties = {key: kind for key, kind in known.items() if key not in Command.model_fields}
+    fields: dict[str, Any] = {}
+    for key, value in (_field(name, properties, word) for word in words):
+        if key in fields:
+            raise ConfigError(f"{key} is given twice", expected="each FIELD once")
+        fields[key] = value
+    return fields
 
 
 def _field(name: str, properties: dict[str, Any], word: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     if not equals or key not in properties:
-        known = sorted(set(properties) - {"command_id", "issued_at", "expires_at", "actor", "why"})
-        raise ConfigError(
-            f"{word!r} is no field of {name}", expected=f"FIELD=VALUE with {', '.join(known) or 'no field'}"
-        )
+        expected = f"FIELD=VALUE with {', '.join(sorted(properties)) or 'no field'}"
+        fix = "Use --actor, --why, --expires or --command-id." if key in Command.model_fields else None
+        raise ConfigError(f"{word!r} is no field of {name}", expected=expected, fix=fix)
     kinds = json.dumps(properties[key])
     if '"type": "string"' in kinds and not any(f'"type": "{kind}"' in kinds for kind in ("array", "object", "number")):
         return key, text
@@ -104,8 +111,8 @@ def make_sending(  # noqa: PLR0913 - what a command is made of
         fields: Those of this command.
         actor: Who asks.
         why: In the actor's words.
-        expires_in_s: How long it is wanted.
-        command_id: To send one again; None makes a new one.
+        expires_in_s: How long it is wanted, at most a day.
+        command_id: Of a command that was sent, to hear its result again; nothing is begun. None makes a new one.
 
     Returns:
         The command.
@@ -113,12 +120,15 @@ def make_sending(  # noqa: PLR0913 - what a command is made of
     Raises:
         ConfigError: The robot would refuse it.
     """
+    if not 0 < expires_in_s <= MAX_LIFETIME_S:
+        raise ConfigError("--expires is out of bounds", got=expires_in_s, expected="seconds above 0, at most 86400")
     now = datetime.now(timezone.utc)
     chosen = command_id or f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}"
+    issued, lifetime_s = (now, expires_in_s) if command_id is None else (_LONG_AGO, 1.0)
     content = {
         "command_id": chosen,
-        "issued_at": now.isoformat(),
-        "expires_at": (now + timedelta(seconds=expires_in_s)).isoformat(),
+        "issued_at": issued.isoformat(),
+        "expires_at": (issued + timedelta(seconds=lifetime_s)).isoformat(),
         "actor": actor,
         **({"why": why} if why else {}),
         **fields,
@@ -149,8 +159,11 @@ def send(
         The final state; None when none came in time.
 
     Raises:
-        DeliveryError: The broker cannot be reached, or refuses the command.
+        ConfigError: The time to wait is none.
+        DeliveryError: The broker cannot be reached, refuses the command, or does not confirm it (with `wait_s` 0).
     """
+    if not wait_s >= 0:
+        raise ConfigError("--wait is out of bounds", got=wait_s, expected="0 or more seconds")
     link, waker = _connect(settings, f"bintally-send-{secrets.token_hex(6)}"), Waker()
     try:
         link.subscribe(sending.topics.result(sending.name))
@@ -166,6 +179,8 @@ def send(
             state = _take(link, sending, told)
             if state in FINAL:
                 return state
+        if not wait_s:
+            raise DeliveryError("the broker does not confirm the command", got=f"nothing within {_ACK_S:g} s")
         return None
     finally:
         link.close()

@@ -42,7 +42,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--wait", "wait_s", default=60.0, show_default=True, help="Seconds to wait for the result; 0 sends alone."
 )
-@click.option("--command-id", help="Send this one again: a robot that has had it only repeats its answer.")
+@click.option("--command-id", help="Ask for the answer to this one again; nothing is begun.")
 @click.option("--json", "as_json", is_flag=True, help="Each result as one JSON object per line.")
 @click.pass_context
 def send(ctx: click.Context, /, robot: str, command: str, fields: Sequence[str], **options: Any) -> None:  # noqa: ANN401 - one parameter per option
@@ -57,6 +57,9 @@ def send(ctx: click.Context, /, robot: str, command: str, fields: Sequence[str],
       deploy source=URL digest=SHA256                another bundle
       rollback                                       the previous bundle
       recalibrate [labels=@labels.json] [risk=0.1]   fit the bundle to the robot's own visits
+
+    With --command-id and the same words as the first time, a robot that knows the command repeats its last result; any
+    other refuses it as expired. It knows a command until five minutes after its expiry or its end.
 
     A value is text or JSON as the field wants it; @FILE reads JSON from a file. What the robot would refuse is refused
     here, before anything is sent.
@@ -86,6 +89,8 @@ def send(ctx: click.Context, /, robot: str, command: str, fields: Sequence[str],
     click.echo(f"command_id {sending.command_id}", err=True)
 
     def told(result: dict[str, Any]) -> None:
+        if options["command_id"] and result.get("reason") == "expired":
+            click.echo("nothing was begun; a robot that never had this command, or forgot it, says the same", err=True)
         click.echo(
             json.dumps(result) if options["as_json"] else _line(result), err=not options["as_json"] and _runs(result)
         )

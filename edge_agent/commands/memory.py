@@ -1,8 +1,9 @@
 """Which commands this robot has had: so that each is carried out once, in bounded memory, whatever the clock does.
 
 - A command that is remembered is answered again, never begun again.
-- One may be forgotten when it is over and has expired: its expiry refuses it from then on. The latest expiry of what
-  was forgotten is kept, so that a clock that goes back does not bring an old command back.
+- One may be forgotten when it is over and has expired: its expiry refuses it from then on. With a later expiry the same
+  id would be a new command: who sends one again must not do that. The latest expiry of what was forgotten is kept, so
+  that a clock that goes back does not bring an old command back.
 - There is room for so many. Without room, new commands are refused; nothing is forgotten early.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import MAX_LIFETIME_S
-from edge_agent.commands.table import GRACE_S, OPEN_STATES, StoredCommand
+from edge_agent.commands.table import GRACE_S, OPEN_STATES, StoredCommand, short_result
 
 if TYPE_CHECKING:
     from edge_agent.commands.schema import Command
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 MAX_COMMANDS = 4096
 SKEW_S = 60.0
 """How far the clocks of sender and robot may differ when a command is fresh."""
-_MAX_RESULT_BYTES = 4096
 
 
 class Memory:
@@ -83,10 +83,9 @@ class Memory:
             record: Of the command.
             result: The message that says so.
         """
-        kept = result if len(result) <= _MAX_RESULT_BYTES else b""
         request = record.request if record.state in OPEN_STATES else b""
         self._known[record.command_id] = StoredCommand(
-            record.command_id, record.name, record.state, record.expires_s, request, kept
+            record.command_id, record.name, record.state, record.expires_s, request, short_result(result)
         )
 
     def drop(self, command_id: str) -> None:

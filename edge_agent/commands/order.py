@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_agent.commands.reasons import CommandError, Reason
+from edge_agent.commands.table import OPEN_STATES
 from edge_agent.machine import read_clock
 from edge_agent.messages import ResultMessage, new_event_id, utc
 from edge_agent.rows import CommandRecord, Entry
@@ -181,7 +182,8 @@ class Results:
         Returns:
             The message with the record that is kept.
         """
-        record = CommandRecord(order.id, order.name, state, order.command.expires_s, order.payload)
+        known_s = order.command.expires_s if state in OPEN_STATES else max(order.command.expires_s, self._wall_clock())
+        record = CommandRecord(order.id, order.name, state, known_s, order.payload)
         message = self._message(
             order.name,
             order.id,

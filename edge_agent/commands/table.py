@@ -26,8 +26,9 @@ CREATE TABLE IF NOT EXISTS command (
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value BLOB NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
 """
 GRACE_S = 300.0
-"""An expired command is remembered for so long, so that small steps of the clock change nothing."""
+"""A command that is over and has expired is remembered for so long."""
 OPEN_STATES = ("accepted", "running")
+_MAX_RESULT_BYTES = 4096
 _COLUMNS = "command_id, name, state, expires_s, request, result"
 _SETTINGS, _FORGOTTEN, _REFUSE_BEFORE = "settings", "forgotten", "refuse_before"
 
@@ -40,9 +41,9 @@ class StoredCommand:
         command_id: Its id.
         name: What it asks for.
         state: Its last state.
-        expires_s: Wall clock after which it may be forgotten, if it is over.
+        expires_s: Wall clock of its expiry or its end, whichever is later.
         request: The command as it came; empty when it is over.
-        result: The last message about it.
+        result: The last message about it, see `short_result`.
     """
 
     command_id: str
@@ -107,8 +108,8 @@ class CommandTable:
         if entry.command is not None:
             mark = entry.command
             request = mark.request if mark.state in OPEN_STATES else b""
-            row = StoredCommand(mark.command_id, mark.name, mark.state, mark.expires_s, request, entry.payload)
-            self.insert(row)
+            kept = short_result(entry.payload)
+            self.insert(StoredCommand(mark.command_id, mark.name, mark.state, mark.expires_s, request, kept))
         if entry.settings is not None:
             self._keep(_SETTINGS, entry.settings)
 
@@ -168,6 +169,22 @@ class CommandTable:
     def _number(self, name: str) -> float:
         value = self._kept(name)
         return 0.0 if value is None else float(json.loads(value))
+
+
+def short_result(result: bytes) -> bytes:
+    """What is kept of a result, to repeat it: 4,096 commands are remembered, and a snapshot has 40 KiB.
+
+    Args:
+        result: The message.
+
+    Returns:
+        The same, or one whose `detail` only says how much was left out.
+    """
+    if len(result) <= _MAX_RESULT_BYTES:
+        return result
+    fields = json.loads(result)
+    left_out = len(json.dumps(fields["detail"]))
+    return json.dumps({**fields, "detail": {"left_out_bytes": left_out}}).encode()
 
 
 def salvage(damaged: sqlite3.Connection, at_s: float) -> Salvaged:

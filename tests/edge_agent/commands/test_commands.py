@@ -234,12 +234,13 @@ def test_send_prints_results_and_exits_by_them(site: Site, tmp_path: Path) -> No
         done = CliRunner().invoke(bintally.cli, ["send", "--port", str(site.port), "--json", *words])
         return done.exit_code, [json.loads(line) for line in done.stdout.splitlines()]
 
-    code, results = send(
-        "wh1/r1", "capture", "bin_id=01044", "record=2", "--command-id", "from-the-shell", "--wait", "60"
-    )
+    code, results = send("wh1/r1", "capture", "bin_id=01044", "record=2", "--wait", "60")
     assert (code, results[-1]["detail"]["bin_id"]) == (0, "01044")
     assert [result["state"] for result in results] == ["accepted", "succeeded"]
-    assert send("wh1/r1", "capture", "bin_id=01044", "--command-id", "from-the-shell")[1] == results[-1:]
+    again = ["capture", "bin_id=01044", "--command-id"]
+    assert send("wh1/r1", *again, results[0]["command_id"])[1] == results[-1:]
+    code, results = send("wh1/r1", *again, "never-sent-before")
+    assert (code, results[-1]["reason"]) == (3, "expired")
     code, results = send("wh1/r1", "set", "threshold=0.1")
     assert (code, results[-1]["reason"]) == (3, "threshold_too_low")
     assert send("wh1/nobody", "ping", "--wait", "1") == (75, [])

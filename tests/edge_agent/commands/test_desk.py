@@ -154,3 +154,47 @@ def test_capture_waits_for_a_frame_from_its_reception_on_and_not_past_its_expiry
     for clock.passed_s in (6.9, 7.0, 9.9, 10.0):
         late.append([request.command_id for request in requests.overdue()])
     assert late == [[], ["capture-7s"], [], ["capture-10s"]]
+
+
+def test_command_is_remembered_from_its_end_on_when_that_is_later_than_its_expiry() -> None:
+    given: list[Order] = []
+    front = Front(given.append)
+    content = fields("long-job-1", life_s=600.0)
+    front.receive("recalibrate", content)
+    front.desk.stored(front.disk.put_so_far)
+    front.clock.passed_s = 7200.0
+    front.desk.end(given[0], Done("activated"), lambda: False)
+    front.desk.stored(front.disk.put_so_far[-1:])
+    front.clock.passed_s += 240.0
+    front.receive("ping", fields("ping-later", age_s=-front.clock.passed_s))  # room is made for it
+    front.receive("recalibrate", content)
+    assert [said["state"] for said in front.disk.said()] == ["accepted", "succeeded", "accepted", "succeeded"]
+    assert front.disk.said()[3] == front.disk.said()[1]
+
+
+def test_repeat_that_has_expired_is_answered_when_it_is_known_and_never_begun() -> None:
+    given: list[Order] = []
+    front = Front(given.append)
+    front.receive("rollback", fields("rollback-1"))
+    front.desk.stored(front.disk.put_so_far)
+    front.desk.end(given[0], Done("it counts again"), lambda: False)
+    front.desk.stored(front.disk.put_so_far[-1:])
+    for command_id in ("rollback-1", "rollback-2"):
+        front.receive("rollback", fields(command_id, age_s=700.0))
+    assert [order.id for order in given] == ["rollback-1"]
+    known, unknown = front.disk.said()[2:]
+    assert (known["command_id"], known["state"], known["words"]) == ("rollback-1", "succeeded", "it counts again")
+    assert (unknown["command_id"], unknown["state"], unknown["reason"]) == ("rollback-2", "refused", "expired")
+
+
+def test_repeat_of_a_command_with_a_long_result_is_answered_without_its_detail() -> None:
+    given: list[Order] = []
+    front = Front(given.append)
+    front.receive("snapshot", fields("snapshot-1"))
+    front.desk.stored(front.disk.put_so_far)
+    front.desk.end(given[0], Done("the picture is in detail.jpeg_base64", {"jpeg_base64": "A" * 40_000}), lambda: False)
+    front.desk.stored(front.disk.put_so_far[-1:])
+    front.receive("snapshot", fields("snapshot-1"))
+    first, again = front.disk.said()[1:]
+    assert len(first["detail"]["jpeg_base64"]) == 40_000
+    assert again == {**first, "detail": {"left_out_bytes": len(json.dumps(first["detail"]))}}

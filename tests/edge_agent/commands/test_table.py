@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -74,3 +75,12 @@ def test_rescue_takes_commands_over_and_refuses_older_ones_when_some_are_lost(tm
     assert file.remembered().commands == ()
     assert file.remembered().refuse_before_s > 1e9
     file.close()
+
+
+def test_long_result_is_kept_without_its_detail(tmp_path: Path) -> None:
+    payload = json.dumps({"state": "succeeded", "detail": {"jpeg_base64": "A" * 40_000}}).encode()
+    with ledger_in(tmp_path) as ledger:
+        stored, _ = ledger.commit([replace(result("succeeded"), payload=payload)], [])
+        (known,) = ledger.file.remembered().commands
+    assert stored[0].payload == payload
+    assert json.loads(known.result) == {"state": "succeeded", "detail": {"left_out_bytes": 40_019}}
