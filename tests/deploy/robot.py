@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 from tests.edge_agent.waiting import wait_until
 from tests.faults.kills import read_outbox
+from tests.simulators.authority import Authority
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 UNIT = "bintally-agent"
 STATE = "/var/lib/bintally/agent"
 PASSWORD = "/etc/bintally/credentials/mqtt-password"
+INSTALL = ("sh", "/srv/bintally/deploy/install.sh", "--wheelhouse", "/srv/wheelhouse")
 CONFIG = """
 [robot]
 site = "wh1"
@@ -94,29 +98,46 @@ class Robot:
         self.run("mosquitto_passwd", "-b", "/srv/broker/passwords", "ear", "ear")
         self.machine.path("/run/systemd/system/broker.service").write_text(_BROKER, encoding="utf-8")
         self.run("systemctl", "daemon-reload")
-        self.run("systemctl", "start", "broker")
-        ear = [
-            "mosquitto_sub",
-            "-c",
-            "-i",
-            "ear",
-            "-u",
-            "ear",
-            "-P",
-            "ear",
-            "-q",
-            "1",
-            "-t",
-            "bintally/#",
-            "-F",
-            "%t %p",
-        ]
+        self.set_password("sesame")
+        say = ("mosquitto_pub", "-u", "ear", "-P", "ear", "-t", "bintally/ear", "-m", "{}")
+        wait_until(lambda: self.run(*say, check=False).returncode == 0, what="the broker")
+        user = ["-u", "ear", "-P", "ear", "-i", "ear"]
+        ear = ["mosquitto_sub", *user, "-c", "-q", "1", "-t", "bintally/#", "-F", "%t %p"]
         with self._heard.open("wb") as heard:
             self._ear = subprocess.Popen(
                 ["nsenter", "--target", str(self.machine.leader), "--net", *ear],
                 stdout=heard,
                 stderr=subprocess.DEVNULL,
             )
+        wait_until(lambda: self.run(*say).returncode == 0 and self.heard("/ear"), what="somebody who listens")
+
+    def follow_the_readme(self) -> None:
+        """Install, bring a bundle and a configuration, ask the doctor, enable."""
+        self.run("cp", "-r", "/srv/bins/bin-images", "/srv/photos")
+        assert "sudo bintally-doctor" in self.run(*INSTALL).stdout
+        bundle = ("bintally", "bundle", "install", "/srv/bintally/demo/bundle", "--store", "/var/lib/bintally/bundles")
+        assert "demo-" in self.as_service_user(*bundle)
+        self.configure(CONFIG + BY_PASSWORD)
+        self.machine.path(PASSWORD).write_text("sesame", encoding="ascii")
+        self.machine.path(PASSWORD).chmod(0o600)
+        doctor = self.run("bintally-doctor")
+        assert "FAIL" not in doctor.stdout
+        assert "ok    broker" in doctor.stdout
+        self.run("systemctl", "enable", "--now", UNIT)
+
+    def take_certificates(self, folder: Path) -> None:
+        """New ones of an authority made in `folder`, renamed over those before; then a new connection."""
+        authority = Authority(folder)
+        authority.run("server", "localhost", "127.0.0.1")
+        authority.run("client", "wh1/robot-1")
+        shutil.copytree(folder, self.machine.path("/srv/broker/certificates"), dirs_exist_ok=True)
+        tls = self.machine.path("/etc/bintally/tls")
+        for source, name in (("ca.crt", "ca.crt"), ("wh1@robot-1.crt", "robot.crt"), ("wh1@robot-1.key", "robot.key")):
+            shutil.copyfile(folder / source, tls / "new")
+            self.run("chgrp", "bintally", "/etc/bintally/tls/new")
+            (tls / "new").chmod(0o640)
+            (tls / "new").rename(tls / name)
+        self.run("systemctl", "restart", "broker")
 
     def deafen(self) -> None:
         """End the listener."""
@@ -185,11 +206,14 @@ class Robot:
 
 
 def fill_wheelhouse(repository: Path, folder: Path) -> str | None:
-    """Download the robot's pinned packages for the system's Python.
+    """Download the robot's pinned packages for the system's Python, or copy them from $BINTALLY_WHEELHOUSE.
 
     Returns:
         Why that was not possible, or None.
     """
+    if "BINTALLY_WHEELHOUSE" in os.environ:
+        shutil.copytree(os.environ["BINTALLY_WHEELHOUSE"], folder)
+        return None
     asked = ["/usr/bin/python3", "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]
     version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
     pins = repository / "requirements/edge.txt"

@@ -21,16 +21,14 @@ import pytest
 
 from demo.dataset import write_dataset
 from tests.deploy.machine import Machine, why_not
-from tests.deploy.robot import BY_PASSWORD, CONFIG, PASSWORD, STATE, UNIT, Robot, fill_wheelhouse
+from tests.deploy.robot import BY_PASSWORD, CONFIG, INSTALL, PASSWORD, STATE, UNIT, Robot, fill_wheelhouse
 from tests.edge_agent.waiting import wait_until
-from tests.simulators.authority import Authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.soak
-_INSTALL = ("sh", "/srv/bintally/deploy/install.sh", "--wheelhouse", "/srv/wheelhouse")
 _PHOTOS = 12
 _OWN = ("/run/bintally", "/var/cache/bintally", "/var/lib/bintally")
 _OWN_TEMPORARY = ("/dev/shm", "/tmp", "/var/tmp")  # noqa: S108 - each a mount of the service's own
@@ -58,27 +56,11 @@ def robot(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with Machine(folder, {"/srv/bintally": repository, "/srv/wheelhouse": wheels, "/srv/bins": bins}) as machine:
         made = Robot(machine, folder)
         try:
-            _follow_the_readme(made)
+            made.add_broker()
+            made.follow_the_readme()
             yield made
         finally:
             made.deafen()
-
-
-def _follow_the_readme(robot: Robot) -> None:
-    robot.add_broker()
-    robot.set_password("sesame")
-    robot.run("cp", "-r", "/srv/bins/bin-images", "/srv/photos")
-    said = robot.run(*_INSTALL).stdout
-    assert "sudo bintally-doctor" in said
-    bundle = ("bintally", "bundle", "install", "/srv/bintally/demo/bundle", "--store", "/var/lib/bintally/bundles")
-    assert "demo-" in robot.as_service_user(*bundle)
-    robot.configure(CONFIG + BY_PASSWORD)
-    robot.machine.path(PASSWORD).write_text("sesame", encoding="ascii")
-    robot.machine.path(PASSWORD).chmod(0o600)
-    doctor = robot.run("bintally-doctor")
-    assert "FAIL" not in doctor.stdout
-    assert "ok    broker" in doctor.stdout
-    robot.run("systemctl", "enable", "--now", UNIT)
 
 
 def test_service_is_ready_counts_and_says_so(robot: Robot) -> None:
@@ -256,12 +238,12 @@ def test_certificates_are_taken_without_a_restart_and_passwords_with_one(robot: 
         f"keyfile {folder}/server.key\nrequire_certificate true\nuse_identity_as_username true\n",
         encoding="utf-8",
     )
-    _new_certificates(robot, tmp_path / "first")
+    robot.take_certificates(tmp_path / "first")
     robot.configure(CONFIG + _TLS)
     robot.systemctl("restart")
     robot.wait_for_counts()
     pid = robot.pid
-    _new_certificates(robot, tmp_path / "second")  # of another authority: neither side takes the first any more
+    robot.take_certificates(tmp_path / "second")  # of another authority: neither side takes the first any more
     robot.wait_for_counts()
     assert robot.pid == pid
     assert "ok    broker" in robot.run("bintally-doctor").stdout
@@ -274,24 +256,9 @@ def test_certificates_are_taken_without_a_restart_and_passwords_with_one(robot: 
     robot.wait_for_counts()
 
 
-def _new_certificates(robot: Robot, folder: Path) -> None:
-    """A site's certificates in the places that the documents name, renamed over those before; then a new connection."""
-    authority = Authority(folder)
-    authority.run("server", "localhost", "127.0.0.1")
-    authority.run("client", "wh1/robot-1")
-    shutil.copytree(folder, robot.machine.path("/srv/broker/certificates"), dirs_exist_ok=True)
-    tls = robot.machine.path("/etc/bintally/tls")
-    for source, name in (("ca.crt", "ca.crt"), ("wh1@robot-1.crt", "robot.crt"), ("wh1@robot-1.key", "robot.key")):
-        shutil.copyfile(folder / source, tls / "new")
-        robot.run("chgrp", "bintally", "/etc/bintally/tls/new")
-        (tls / "new").chmod(0o640)
-        (tls / "new").rename(tls / name)
-    robot.run("systemctl", "restart", "broker")
-
-
 def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repository: Path) -> None:
     pid = robot.well()
-    assert "done" in robot.run(*_INSTALL).stdout
+    assert "done" in robot.run(*INSTALL).stdout
     assert robot.pid == pid, "nothing changed, so nothing is restarted"
 
     shutil.copytree(
@@ -305,7 +272,7 @@ def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repositor
     )
     robot.run("systemctl", "stop", "broker")
     wait_until(lambda: len(robot.queued()) >= 5, what="a queue")
-    upgrade = [word.replace("/srv/bintally", "/srv/next") for word in _INSTALL]
+    upgrade = [word.replace("/srv/bintally", "/srv/next") for word in INSTALL]
     robot.run(*upgrade, "--no-start")
     assert robot.pid == pid
     robot.run(*upgrade)
@@ -318,7 +285,7 @@ def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repositor
     robot.run("sh", "/srv/next/deploy/uninstall.sh")
     assert robot.show("LoadState") == "not-found"
     assert waiting <= robot.queued()
-    robot.run(*_INSTALL)
+    robot.run(*INSTALL)
     robot.run("systemctl", "start", "broker")
     wait_until(lambda: waiting <= robot.delivered(), what="what was queued before the upgrade")
     versions = {status["version"] for status in robot.heard("/status") if "version" in status}
@@ -326,7 +293,7 @@ def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repositor
 
     hidden = "/root/python3"  # as pyenv's are: the unit's ProtectHome hides it
     robot.run("cp", "/usr/bin/python3", hidden)
-    refused = robot.run(*_INSTALL, "--python", hidden, check=False)
+    refused = robot.run(*INSTALL, "--python", hidden, check=False)
     assert refused.returncode != 0
     assert "where the service cannot see it" in refused.stderr
 
