@@ -179,12 +179,16 @@ class Ledger:
         return set(data)
 
     def _make_room_for(self, size: int) -> None:
-        used = self.file.used_bytes
-        self.numbers.database_bytes = used
-        used += self._quarantine_bytes + Reserve.SIZE + LOG_BYTES
-        while self.numbers.images and used + self.numbers.image_bytes + size > self._limits.max_bytes:
-            if not self.stock.evict_images():
+        """Give free pages back, and evict images when that is not enough."""
+        while self._taken_bytes() + size > self._limits.max_bytes:
+            if not self.file.shrink() and not (self.numbers.images and self.stock.evict_images()):
                 return
+
+    def _taken_bytes(self) -> int:
+        """What the state folder takes, and may take without asking."""
+        self.numbers.database_bytes = self.file.used_bytes
+        fixed = self._quarantine_bytes + Reserve.SIZE + LOG_BYTES
+        return self.numbers.database_bytes + fixed + self.numbers.image_bytes
 
     def make_room(self, delivered: Sequence[int]) -> bool:
         """Drop the least valuable, because nothing fits any more.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_SHRINK_PAGES = 200
+_SHRINK_PAGES = 500
 _MAX_DEAD = 1000
 _BOUND_MARGIN_PAGES = 64
 MESSAGE_COLUMNS = "id, event_id, kind, topic, retained_topic, payload, created_up_s, checksum"
@@ -176,9 +176,10 @@ class OutboxFile:
         return [(str(topic), int(str(key))) for topic, key in reversed(rows)]
 
     def ids_before(self, table: Table, up_s: float, limit: int) -> list[int]:
-        """Ids of rows that were stored before a time, oldest first."""
-        query = f"SELECT id FROM {table} WHERE created_up_s < ? ORDER BY id LIMIT ?"  # noqa: S608 - literal
-        return [int(str(row[0])) for row in self._read(query, up_s, limit)]
+        """Ids of rows that were stored before a time, among the oldest ones: not one page more than those is read."""
+        oldest = f"SELECT id, created_up_s FROM {table} ORDER BY id LIMIT ?"  # noqa: S608 - literal
+        query = f"SELECT id FROM ({oldest}) WHERE created_up_s < ?"  # noqa: S608 - literal
+        return [int(str(row[0])) for row in self._read(query, limit, up_s)]
 
     def events(self) -> Iterator[tuple[int, str]]:
         """Id and event of every message, one by one: a backlog is larger than the memory for it.
@@ -217,7 +218,10 @@ class OutboxFile:
 
     def newest_up_s(self) -> float:
         """Agent running time when the newest message was stored, 0 without messages."""
-        return float(str(self._read("SELECT coalesce(max(created_up_s), 0) FROM message")[0][0]))
+        newest = (
+            "SELECT created_up_s FROM message ORDER BY id DESC LIMIT 1"  # later rows are newer: no need to read all
+        )
+        return float(str(self._read(f"SELECT coalesce(max(created_up_s), 0) FROM ({newest})")[0][0]))  # noqa: S608 - ours
 
     def _read(self, query: str, *arguments: float | str) -> list[tuple[object, ...]]:
         try:
@@ -269,14 +273,26 @@ class OutboxFile:
         free = self._pragma("freelist_count")
         return self._pragma("page_count") - free + _BOUND_MARGIN_PAGES >= self._pragma("max_page_count")
 
-    def shrink(self) -> None:
+    def shrink(self) -> bool:
         """Give free pages back to the disk, some at a time.
 
+        Returns:
+            Whether there were any.
+
         Raises:
-            DeliveryError: The file is broken.
+            StoreFullError: There is no room to do so.
+            DeliveryError: The disk or the file is broken.
         """
-        if self._pragma("freelist_count") > _SHRINK_PAGES:
-            self._read(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
+        if self._pragma("freelist_count") <= _SHRINK_PAGES:
+            return False
+        try:
+            # `execute` would take one step, and each step frees one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
+        except sqlite3.Error as exc:
+            if "full" in str(exc):
+                raise StoreFullError(str(exc)) from exc
+            raise self._broken(exc) from exc
+        return True
 
     def fold_log(self) -> None:
         """Fold the log into the file, where that needs no room: what the log takes on the disk can be used again."""

@@ -151,6 +151,39 @@ def test_ledger_full_of_counts_drops_events_then_the_oldest_counts(tmp_path: Pat
         assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) <= 16 << 20
 
 
+def test_ledger_after_a_backlog_images_find_the_room_that_messages_left(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        number, is_full = 0, False
+        while not is_full:
+            try:
+                ledger.commit([entry(n, size=4000) for n in range(number, number + 50)], [])
+                number += 50
+            except StoreFullError:
+                is_full = True
+        ids = [message.id for message in ledger.file.messages(0, number).rows]
+        ledger.stock.remove_messages(ids)
+        swollen = ledger.file.used_bytes
+        for n in range(60):
+            ledger.commit([entry(number + n, image=bytes(50_000))], [])
+        assert (ledger.numbers.images, ledger.numbers.drops["images_evicted"]) == (60, 0)
+        for _ in range(20):
+            ledger.keep_house()
+        assert ledger.file.used_bytes < swollen / 4
+        assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) <= 16 << 20
+
+
+def test_outbox_file_only_the_oldest_rows_are_asked_for_their_age(tmp_path: Path) -> None:
+    clock = Clock()
+    with ledger_in(tmp_path, clock) as ledger:
+        for number in range(5):
+            ledger.commit([entry(number)], [])
+            clock.now_s += 10
+        began_s = ledger.uptime_s - 50
+        assert ledger.file.ids_before("message", began_s + 25, 10) == [1, 2, 3]
+        assert ledger.file.ids_before("message", began_s + 25, 2) == [1, 2]
+        assert ledger.file.newest_up_s() == pytest.approx(began_s + 40)
+
+
 def test_ledger_age_is_running_time_not_wall_time(tmp_path: Path) -> None:
     clock = Clock()
     with ledger_in(tmp_path, clock) as ledger:
