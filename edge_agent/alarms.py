@@ -11,6 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from edge_agent.certificates import CertificateWatch
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, new_event_id, utc
 from edge_agent.repeats import Repeats
@@ -78,6 +79,8 @@ class Alarms:
         self._moved: dict[str, str] = {}
         self._reasons: tuple[str, ...] | None = None
         self._said: dict[str, Any] | None = None
+        self.certificates = CertificateWatch({})
+        self._ends_said: dict[str, str] = {}
         self._unheard: set[str] = set()
         self._heat = report.heat
         self._losses = report.losses()
@@ -243,6 +246,7 @@ class Alarms:
         if self._publisher.subscription_refused is not None:
             reasons.append(f"commands: the broker refuses the subscription: {self._publisher.subscription_refused}")
         reasons += self._refused()
+        reasons += self._ending()
         self._reasons = tuple(reasons)
         status = self._report.status(self.state, self._reasons, self._wall_clock())
         said = status.model_dump(exclude={"at"})
@@ -258,3 +262,12 @@ class Alarms:
                 self._unheard.add(topic)
                 self.event("report_refused", "warning", topic, f"the broker refuses it: {why}")
         return [f"broker: it refuses {topic}: {why}" for topic, why in refused.items()]
+
+    def _ending(self) -> list[str]:
+        """Certificates that end soon; the event is said once for each, and again when it has ended."""
+        ending = self.certificates.ending
+        for key, words in ending.items():
+            if self._ends_said.get(key) != words:
+                self.event("certificate_ends", "warning", key, f"the certificate {words}")
+        self._ends_said = ending
+        return [f"certificate: {key} {words}" for key, words in ending.items()]

@@ -18,6 +18,8 @@ from edge_agent.agent import Agent
 from edge_agent.alarms import Alarms
 from edge_agent.camera import CAPTURE_COMMAND, Camera
 from edge_agent.camera_profile import load_profile
+from edge_agent.certificates import CertificateWatch
+from edge_agent.check import secret_files
 from edge_agent.commands.assemble import CommandsKit
 from edge_agent.delivery import make_publisher, make_uploader, upload_target
 from edge_agent.frame_path import FramePath
@@ -165,6 +167,8 @@ def _parts(
         report=report,
         telemetry=telemetry,
     )
+    own = {key: file for key, file in secret_files(config).items() if file is not None and key.endswith("cert_file")}
+    alarms.certificates = CertificateWatch(own)
     pace = _pace(config)
     return Parts(cameras, path, outbox, publisher, uploader, telemetry, report, alarms, commands, probation, pace)
 
