@@ -12,18 +12,19 @@ from __future__ import annotations
 import sqlite3
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bundle.errors import DeliveryError
 from edge_agent.commands.table import CommandTable, Remembered
 from edge_agent.outbox_schema import PAGE_BYTES, open_database
 from edge_agent.quota import QuotaTable, Stored
+from edge_agent.reserve import stands_at_limit
 from edge_agent.rows import Page, StoredImage, StoredMessage, checksum, page_of
 from edge_agent.salvage_table import SalvageTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
 _SHRINK_PAGES = 500
 _MAX_DEAD = 1000
@@ -53,10 +54,8 @@ class OutboxFile:
         self.path = path
         self.commits = 0
         self._durable = True
-        try:
+        with self._translated():
             self._connection = open_database(path, max_bytes)
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
         self.commands = CommandTable(self._connection)
         self.quota = QuotaTable(self._connection)
         self.salvage = SalvageTable(self._connection)
@@ -66,6 +65,13 @@ class OutboxFile:
         return DeliveryError(
             f"outbox {self.path} failed", got=exc, fix="The agent must restart, which checks it. Check the disk."
         )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
@@ -90,7 +96,7 @@ class OutboxFile:
             self._connection.execute("COMMIT")
             self.commits += 1
         except sqlite3.Error as exc:
-            if "full" in str(exc):
+            if "full" in str(exc) or stands_at_limit(self.path, Path(f"{self.path}-wal")):
                 raise StoreFullError(str(exc)) from exc
             raise self._broken(exc) from exc
         finally:
@@ -190,11 +196,9 @@ class OutboxFile:
         Raises:
             DeliveryError: The file is broken.
         """
-        try:
+        with self._translated():
             for key, event_id in self._connection.execute("SELECT id, event_id FROM message"):
                 yield int(str(key)), str(event_id)
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
 
     def count(self, table: Table, kind: str | None = None) -> int:
         """Number of rows, of messages perhaps of one kind."""
@@ -224,10 +228,8 @@ class OutboxFile:
         return float(str(self._read(f"SELECT coalesce(max(created_up_s), 0) FROM ({newest})")[0][0]))  # noqa: S608 - ours
 
     def _read(self, query: str, *arguments: float | str) -> list[tuple[object, ...]]:
-        try:
+        with self._translated():
             return self._connection.execute(query, arguments).fetchall()
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
 
     def quota_stored(self) -> Stored:
         """Images that earlier runs let through.
@@ -235,10 +237,8 @@ class OutboxFile:
         Raises:
             DeliveryError: The file is broken.
         """
-        try:
+        with self._translated():
             return self.quota.stored()
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
 
     def remembered(self) -> Remembered:
         """Commands and settings of earlier runs.
@@ -246,10 +246,8 @@ class OutboxFile:
         Raises:
             DeliveryError: The file is broken.
         """
-        try:
+        with self._translated():
             return self.commands.remembered()
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
 
     def salvaged(self, folder: str, part: str) -> int | None:
         """How far rows of a damaged file were taken over; see `SalvageTable.reached`.
@@ -257,10 +255,8 @@ class OutboxFile:
         Raises:
             DeliveryError: The file is broken.
         """
-        try:
+        with self._translated():
             return self.salvage.reached(folder, part)
-        except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
 
     @property
     def used_bytes(self) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_PAGE_BYTES = 4096
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What a disk says that has no room."""
 _LEAST_BYTES = 32 << 10
@@ -68,3 +70,15 @@ def free_bytes(folder: Path) -> int:
     """
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
+
+
+def stands_at_limit(*files: Path) -> bool:
+    """Tell whether the kernel lets one of these files grow no further (RLIMIT_FSIZE). SQLite calls that an I/O error.
+
+    Args:
+        files: Those that are not there have no size.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    return any(file.exists() and file.stat().st_size + _PAGE_BYTES >= limit for file in files)
