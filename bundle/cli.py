@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bundle.engines.choose import ENGINES, open_engine
-from bundle.errors import InputError
+from bundle.errors import BundleError, InputError
 from bundle.golden import read_golden
 from bundle.images import PHOTO_SUFFIXES, read
+from bundle.owner import as_owner_of, readable_by_owner_of
 from bundle.store import Store
 from bundle.verify import Bundle, load_bundle
 
@@ -123,9 +126,18 @@ def _golden_errors(found: Bundle) -> Iterator[tuple[str, float]]:
 @click.option("--store", required=True, type=FOLDER, help="The robot's bundle store.")
 @JSON_OPTION
 def install(path: Path, store: Path, *, as_json: bool) -> None:
-    """Copy a bundle into a robot's store and make it the current one."""
+    """Copy a bundle into a robot's store and make it the current one.
+
+    As root: the store's files belong to the owner of its folder all the same.
+
+    \b
+    Example:
+      sudo bintally bundle install bundles/first --store /var/lib/bintally/bundles
+    """
     robot_store = Store(store)
-    _report_active(robot_store.activate(robot_store.install(path).digest), as_json=as_json)
+    with _told_rights(), readable_by_owner_of(store, path) as source, as_owner_of(store):
+        active = robot_store.activate(robot_store.install(source).digest)
+    _report_active(active, as_json=as_json)
 
 
 @bundle.command()
@@ -133,7 +145,21 @@ def install(path: Path, store: Path, *, as_json: bool) -> None:
 @JSON_OPTION
 def rollback(store: Path, *, as_json: bool) -> None:
     """Make the previous bundle the current one again."""
-    _report_active(Store(store).rollback(), as_json=as_json)
+    with _told_rights(), as_owner_of(store):
+        active = Store(store).rollback()
+    _report_active(active, as_json=as_json)
+
+
+@contextmanager
+def _told_rights() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as exc:
+        raise BundleError(
+            f"{exc.filename} may not be read or written",
+            got=f"user {os.geteuid()}",
+            fix="Run it with sudo: root may read every folder, and the store's files stay its owner's.",
+        ) from exc
 
 
 def _report_active(active: Bundle, *, as_json: bool) -> None:
