@@ -315,4 +315,5 @@ class Publisher:
             self.counts_refused += entry.message.kind == "count"
             self._outbox.refused(entry.message.id, str(ack.refusal))
         else:
+            self._outbox.passed_over(entry.message)
             self._deferred.append(Deferred(entry.message, attempts, self._clock() + 2.0**attempts))

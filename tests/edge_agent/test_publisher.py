@@ -173,6 +173,27 @@ def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_pa
         world.stop()
 
 
+def test_publisher_refused_for_now_does_not_touch_the_bin_after_a_restart_either(tmp_path: Path) -> None:
+    before = World(tmp_path)
+
+    def answer(p: Publication) -> Ack | None:
+        is_first = p.topic == before.topics.count and json.loads(p.payload)["event_id"] == "e0"
+        return Ack(0, "quota exceeded") if is_first else Ack(0)
+
+    before.start(SimulatedLink(answer=answer))
+    before.put(0, 3)  # both of bin b0
+    wait_until(lambda: before.publisher.counts_delivered == 1)
+    before.stop()
+    after = World(tmp_path)
+    after.start()
+    try:
+        wait_until(lambda: after.outbox.is_empty)
+        assert [json.loads(p.payload)["event_id"] for p in after.published(after.topics.count)] == ["e0"]
+        assert after.published(after.topics.bin("b0")) == []  # where e3 stands
+    finally:
+        after.stop()
+
+
 def test_publisher_late_counts_say_that_they_are_historical(tmp_path: Path) -> None:
     before = World(tmp_path)
     before.outbox.start()
