@@ -288,9 +288,13 @@ class PahoLink:
 
     def abort(self) -> None:
         """Drop the connection; see `Link.abort`."""
-        sock = self._client.socket()
+        client = self._client
+        sock = client.socket()
         if sock is not None:
             sock.close()
+        # The callbacks make a circle of client and link, which holds megabytes of certificates; the collector is late.
+        client.on_connect = client.on_publish = client.on_disconnect = None
+        client.on_message = client.on_subscribe = None
 
 
 def _secret(file: Path | None) -> str | None:

@@ -65,7 +65,10 @@ class Resolver:
                 return _open((family, kind, protocol), address, left_s)
             except OSError as exc:
                 problem = exc
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # Its traceback holds this frame: together a circle, which would hold the certificates too.
 
     def addresses(self, host: str, port: int) -> Found:
         """Look a name up.
@@ -91,15 +94,18 @@ class Resolver:
             raise socket.gaierror(
                 socket.EAI_AGAIN, f"no answer about {host} from the name servers in {self._wait_s:g} s"
             ) from None
-        self._asked = None
-        return self._answer.result()
+        answer, self._asked, self._answer = self._answer, None, Future()
+        try:
+            return answer.result()
+        finally:
+            del answer  # see `connect`
 
 
 def _ask(lookup: Callable[..., Found], answer: Future[Found], host: str, port: int) -> None:
     try:
         answer.set_result(lookup(host, port, type=socket.SOCK_STREAM))
     except (OSError, ValueError, MemoryError) as exc:
-        answer.set_exception(exc)
+        answer.set_exception(exc.with_traceback(None))  # see `Resolver.connect`
 
 
 def _open(kind: tuple[int, int, int], address: Any, timeout_s: float) -> socket.socket:  # noqa: ANN401 - of any family

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bundle.errors import DeliveryError
+from edge_agent import tls
 from edge_agent.config import MqttSection, TlsSection
 from edge_agent.link import Ack, HandshakeError, VersionRefusedError, Will
 from edge_agent.mqtt import PahoLink
@@ -22,6 +25,7 @@ from tests.simulators.broker import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -155,6 +159,31 @@ def test_link_puback_reason_says_whether_to_try_again(waker: Waker, reason: int,
 def test_link_nobody_listens_is_a_delivery_error() -> None:
     with pytest.raises(DeliveryError, match=r"cannot be reached.*mqtt\.host"):
         connect(free_port())
+
+
+def test_link_connections_that_are_over_wait_for_no_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[object]] = []
+    make_context = tls.make_context
+
+    def watched(settings: TlsSection) -> ssl.SSLContext:
+        context = make_context(settings)
+        made.append(weakref.ref(context))  # Each holds about 1 MB of certificates.
+        return context
+
+    monkeypatch.setattr("edge_agent.tls.make_context", watched)
+    gc.disable()
+    try:
+        for host in ("127.0.0.1", "broker.invalid"):
+            with pytest.raises(DeliveryError, match="cannot be reached"):
+                connect(free_port(), host=host, tls=TlsSection().model_dump())
+        with ScriptedBroker(Script()) as broker:
+            link = connect(broker.port)
+            made.append(weakref.ref(link))
+            link.abort()
+            del link
+        assert [one() for one in made] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_link_missing_certificate_is_a_delivery_error_that_names_the_section(tmp_path: Path) -> None:
