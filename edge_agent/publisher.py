@@ -86,7 +86,7 @@ class Publisher:
         self.version: int | None = None
         self.speaks_newest = False
         self.announcement: tuple[str, bytes] | None = None
-        self.receive: Callable[[Delivery, Callable[[], None]], None] | None = None
+        self.receive: Callable[[Delivery, Callable[[], None]], bool] | None = None
         self.direct = Direct()
         self._settings = settings
         self._topics = topics

@@ -83,15 +83,19 @@ class Desk:
         self._rate = TokenBucket(_RATE, _BURST, _BURST, clock())
         self._answers = TokenBucket(_ANSWER_RATE, _ANSWER_BURST, _ANSWER_BURST, clock())
         self._claims: dict[str, tuple[Order, deque[Callable[[], None]]]] = {}
+        self._without_room: set[str] = set()
 
     # The delivery thread's side.
 
-    def receive(self, delivery: Delivery, settled: Callable[[], None]) -> None:
+    def receive(self, delivery: Delivery, settled: Callable[[], None]) -> bool:
         """Take what the broker delivered.
 
         Args:
             delivery: A message on a command topic.
             settled: Called, on any thread, when the broker need not keep it any longer.
+
+        Returns:
+            False when the outbox has no room for it: nothing was done, hand it over again later.
         """
         name = delivery.topic.rpartition("/")[2]
         try:
@@ -99,28 +103,29 @@ class Desk:
         except CommandError as exc:
             self._refuse(name, command_id_of(delivery.payload), exc)
             settled()
-            return
+            return True
         with self._lock:
             if order.id in self._claims:  # not on disk yet: the broker must keep this one as well
                 self._claims[order.id][1].append(settled)
-                return
+                return True
             known = self._memory.find(order.id)
         if known is not None:
             self._answer_again(known)
             settled()
-            return
+            return True
         try:
-            self._claim(order, settled)
+            return self._claim(order, settled)
         except CommandError as exc:
             self._refuse(name, order.id, exc)
             settled()
+            return True
 
     def _order(self, name: str, delivery: Delivery) -> Order:
         command, now_s = parse(name, delivery.payload, retained=delivery.retained), self._clock()
         begin_by_s = now_s + command.expires_s - self._wall_clock()
         return Order(name, command, delivery.payload, received_mono_s=now_s, begin_by_mono_s=begin_by_s)
 
-    def _claim(self, order: Order, settled: Callable[[], None]) -> None:
+    def _claim(self, order: Order, settled: Callable[[], None]) -> bool:
         with self._lock:
             if not self._rate.take(self._clock()):
                 raise CommandError(Reason.RATE_LIMITED, f"at most {_RATE:g} a second")
@@ -128,12 +133,17 @@ class Desk:
             entry = self._results.entry(order, "accepted")
             self._note(entry)
             self._claims[order.id] = order, deque([settled], maxlen=_MAX_REDELIVERED)
-        if not self._outbox.put(entry, timeout_s=0):
-            with self._lock:
-                del self._claims[order.id]
-                self._memory.drop(order.id)
-            # Not settled: the broker delivers it again when the connection is made anew.
+        if self._outbox.put(entry, timeout_s=0):
+            self._without_room.clear()
+            return True
+        with self._lock:
+            del self._claims[order.id]
+            self._memory.drop(order.id)
+            self._rate.tokens += 1  # it comes again
+        if order.id not in self._without_room:
+            self._without_room.add(order.id)
             self._telemetry.count("commands_not_stored")
+        return False
 
     def _refuse(self, name: str, command_id: str | None, exc: CommandError) -> None:
         self._telemetry.count("commands_refused")

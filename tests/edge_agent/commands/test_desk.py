@@ -14,6 +14,7 @@ from edge_agent.commands.runner import Runner
 from edge_agent.commands.simple import CaptureHandler
 from edge_agent.commands.table import Remembered, StoredCommand
 from edge_agent.commands.visit_requests import VisitRequests
+from edge_agent.intake import Intake
 from edge_agent.link import Delivery
 from edge_agent.messages import Topics, new_event_id
 from edge_agent.rows import Entry
@@ -56,10 +57,12 @@ class Disk:
 
     def __init__(self) -> None:
         self.put_so_far: list[Entry] = []
-        self.is_stored = True
+        self.is_stored = self.has_room = True
 
     def put(self, entry: Entry, *, timeout_s: float) -> bool:
         del timeout_s
+        if not self.has_room:
+            return False
         self.put_so_far.append(entry)
         return True
 
@@ -80,7 +83,11 @@ class Front:
         self.desk = Desk(memory, self.results, disk, telemetry, give=give, **clocks)
 
     def receive(self, name: str, content: dict[str, Any], settled: Callable[[], None] = lambda: None) -> None:
-        self.desk.receive(Delivery(f"{BASE}/cmd/{name}", json.dumps(content).encode(), retained=False, mid=1), settled)
+        assert self.desk.receive(delivery(name, content), settled)
+
+
+def delivery(name: str, content: dict[str, Any], mid: int = 1) -> Delivery:
+    return Delivery(f"{BASE}/cmd/{name}", json.dumps(content).encode(), retained=False, mid=mid)
 
 
 def test_commands_left_open_go_on_in_the_order_of_their_acceptance_after_what_had_begun() -> None:
@@ -198,3 +205,24 @@ def test_repeat_of_a_command_with_a_long_result_is_answered_without_its_detail()
     first, again = front.disk.said()[1:]
     assert len(first["detail"]["jpeg_base64"]) == 40_000
     assert again == {**first, "detail": {"left_out_bytes": len(json.dumps(first["detail"]))}}
+
+
+def test_commands_for_which_there_was_no_room_are_taken_in_their_order_when_there_is() -> None:
+    given: list[Order] = []
+    front = Front(given.append)
+    front.disk.has_room = False
+    arrived = [delivery("ping", fields(f"ping-{number:04d}"), mid=number) for number in range(40)]
+    acknowledged: list[int] = []
+    link: Any = SimpleNamespace(received=lambda: [arrived.pop(0)] if arrived else [], acknowledge=acknowledged.append)
+    intake = Intake(link, front.desk.receive, lambda: None, clock=front.clock.mono_s)
+    for _ in range(100):  # as often as the connection turns; no try costs one of the ten commands a second
+        intake.turn()
+        front.clock.passed_s += 0.1
+    assert (front.disk.put_so_far, given, acknowledged) == ([], [], [])
+    front.disk.has_room = True
+    front.clock.passed_s += 1.0
+    intake.turn()
+    front.desk.stored(front.disk.put_so_far)
+    intake.turn()
+    assert [order.id for order in given] == [f"ping-{number:04d}" for number in range(40)]
+    assert acknowledged == list(range(40))
