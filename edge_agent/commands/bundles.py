@@ -231,4 +231,6 @@ def _after_restart(switch: Switch, target: str | None) -> Done:
         return Done(f"{current.label} counts; the agent ended after the switch", {"digest": current.digest})
     if target is not None and (taken := taken_back(switch.root, target)) is not None:
         raise CommandError(Reason.BUNDLE_REFUSED, taken.words, state="failed")
-    raise CommandError(Reason.INTERRUPTED, f"the agent ended before the switch; {current.label} counts", state="failed")
+    # A rollback's target is written down before the switch, but a full disk does not hold the switch up.
+    when = "before the switch" if target is not None else "before it wrote a switch down"
+    raise CommandError(Reason.INTERRUPTED, f"the agent ended {when}; {current.label} counts", state="failed")

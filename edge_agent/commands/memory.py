@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from edge_agent.commands.reasons import CommandError, Reason
@@ -66,11 +67,11 @@ class Memory:
             raise CommandError(Reason.EXPIRED, f"{now_s - expires_s:.0f} s ago{_clock(synchronised)}")
         if issued_s > now_s + SKEW_S:
             raise CommandError(Reason.FUTURE, f"by {issued_s - now_s:.0f} s{_clock(synchronised)}")
-        # No command that was accepted by a right clock expires later: such a mark was made while the clock was wrong.
-        believable = self._forgotten_s <= now_s + MAX_LIFETIME_S + SKEW_S or not synchronised
-        if expires_s <= self._forgotten_s and believable:
+        # By a right clock no mark lies further ahead: such a one was made while the clock was wrong.
+        ahead_s = SKEW_S if synchronised else math.inf
+        if expires_s <= self._forgotten_s <= now_s + MAX_LIFETIME_S + ahead_s:
             raise CommandError(Reason.EXPIRED, "commands with this expiry are forgotten; the robot's clock went back")
-        if issued_s <= self._refuse_before_s:
+        if issued_s <= self._refuse_before_s <= now_s + ahead_s:
             raise CommandError(Reason.RECORD_LOST)
         self._forget(now_s)
         if len(self._known) >= self._max_commands:

@@ -187,6 +187,15 @@ def test_memory_mark_from_a_clock_that_was_years_ahead_does_not_lock_the_robot()
         memory.admit(command, now_s, synchronised=None)
 
 
+def test_memory_mark_of_a_lost_record_from_a_clock_that_was_ahead_does_not_lock_the_robot() -> None:
+    command, now_s = parsed("ping"), _NOW.timestamp()
+    memory = Memory(Remembered(refuse_before_s=now_s + 365 * 86_400))
+    memory.admit(command, now_s, synchronised=True)
+    with pytest.raises(CommandError) as caught:
+        memory.admit(command, now_s, synchronised=None)
+    assert caught.value.reason is Reason.RECORD_LOST
+
+
 def test_memory_without_room_refuses_and_forgets_nothing_early() -> None:
     now_s = _NOW.timestamp()
     rows = tuple(StoredCommand(f"id-{n:06d}", "ping", "succeeded", now_s + 50, b"", b"{}") for n in range(3))
