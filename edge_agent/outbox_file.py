@@ -54,8 +54,10 @@ class OutboxFile:
         self.path = path
         self.commits = 0
         self._durable = True
-        with self._translated():
+        try:
             self._connection = open_database(path, max_bytes)
+        except sqlite3.Error as exc:
+            raise self._broken(exc) from exc
         self.commands = CommandTable(self._connection)
         self.quota = QuotaTable(self._connection)
         self.salvage = SalvageTable(self._connection)
@@ -66,12 +68,17 @@ class OutboxFile:
             f"outbox {self.path} failed", got=exc, fix="The agent must restart, which checks it. Check the disk."
         )
 
+    def _refused(self, exc: sqlite3.Error) -> StoreFullError | DeliveryError:
+        if "full" in str(exc) or stands_at_limit(self.path, Path(f"{self.path}-wal")):
+            return StoreFullError(str(exc))
+        return self._broken(exc)
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as exc:
-            raise self._broken(exc) from exc
+            raise self._refused(exc) from exc
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[None]:
@@ -96,9 +103,7 @@ class OutboxFile:
             self._connection.execute("COMMIT")
             self.commits += 1
         except sqlite3.Error as exc:
-            if "full" in str(exc) or stands_at_limit(self.path, Path(f"{self.path}-wal")):
-                raise StoreFullError(str(exc)) from exc
-            raise self._broken(exc) from exc
+            raise self._refused(exc) from exc
         finally:
             if self._connection.in_transaction:
                 with suppress(sqlite3.Error):
@@ -281,13 +286,9 @@ class OutboxFile:
         """
         if self._pragma("freelist_count") <= _SHRINK_PAGES:
             return False
-        try:
+        with self._translated():
             # `execute` would take one step, and each step frees one page.
             self._connection.executescript(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
-        except sqlite3.Error as exc:
-            if "full" in str(exc):
-                raise StoreFullError(str(exc)) from exc
-            raise self._broken(exc) from exc
         return True
 
     def fold_log(self) -> None:
