@@ -94,9 +94,9 @@ release_name() {
 
 pip() { run "$release/bin/python" -m pip install --quiet --disable-pip-version-check ${wheelhouse:+--no-index --find-links "$wheelhouse"} "$@"; }
 
-# requirements without the packages that the system's OpenCV replaces: a pin and its hashes are one block of lines.
+# requirements without what comes from the system or from jetson.txt: a pin and its hashes are one block of lines.
 without_opencv() {
-  awk '/^[A-Za-z0-9]/ { keep = !/^(numpy|opencv-python-headless)==/ } keep' "$requirements"
+  awk '/^[A-Za-z0-9]/ { keep = !/^(numpy|ml-dtypes|opencv-python-headless)==/ } keep' "$requirements"
 }
 
 make_release() {
@@ -107,7 +107,7 @@ make_release() {
   run mkdir -p "$opt/releases"
   run "$python" -m venv "$release"
   if [ "$jetson" = yes ]; then
-    if [ "$dry" = yes ]; then say "would install $requirements without numpy and opencv, and deploy/jetson.txt"; else
+    if [ "$dry" = yes ]; then say "would install $requirements without numpy, ml-dtypes and opencv, and deploy/jetson.txt"; else
       without_opencv >"$release/requirements.txt"
       [ ! -s "$release/requirements.txt" ] || pip --require-hashes --no-deps -r "$release/requirements.txt"
       [ ! -s "$requirements" ] || pip --require-hashes --no-deps -r "$here/jetson.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 import shutil
 import subprocess
@@ -229,3 +230,18 @@ def test_upgrades_without_a_restart_keep_every_release_that_may_still_run(
     (root / "opt/bintally/not-restarted").unlink()  # as after a restart
     assert install(repository, root, wheel, "--requirements", str(tmp_path / "pins.txt")).returncode == 0
     assert {folder for folder in seen if folder.exists()} == set(seen[1:])
+
+
+def test_pins_hold_what_commands_need_also_beside_the_numpy_of_a_jetson(repository: Path) -> None:
+    def pins(name: str) -> dict[str, str]:
+        text = (repository / name).read_text(encoding="utf-8")
+        return dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", text, re.MULTILINE))
+
+    robot, jetson = pins("requirements/edge.txt"), pins("deploy/jetson.txt")
+    assert {"onnx", "onnxruntime", "paho-mqtt"} <= set(robot)  # onnx: `recalibrate` with ranges, its default
+    assert jetson["numpy"].startswith("1.")
+    assert jetson["cuda-python"].startswith("12.")  # JetPack 6
+    script = (repository / "deploy/install.sh").read_text(encoding="utf-8")
+    replaced = re.search(r"!/\^\((\S+)\)==/", script)
+    assert replaced is not None
+    assert set(replaced[1].split("|")) == {*(set(robot) & set(jetson)), "opencv-python-headless"}
