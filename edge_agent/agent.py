@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, EngineError, InputError
-from edge_agent.camera import Camera, Frame, Notice
+from edge_agent.frames import Frame, Notice
 from edge_agent.health import Watchdog
 from edge_agent.prometheus import exposition
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bundle.counter import Counter
+    from edge_agent.camera import Camera
     from edge_agent.completion import Outcome
     from edge_agent.messages import Totals
     from edge_agent.parts import Parts

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from bundle.errors import ConfigError, DeliveryError
 from edge_agent.agent import Agent
 from edge_agent.alarms import Alarms
-from edge_agent.camera import CAPTURE_COMMAND, Camera
+from edge_agent.camera import Camera
 from edge_agent.camera_profile import load_profile
+from edge_agent.capture_process import CAPTURE_COMMAND
 from edge_agent.certificates import CertificateWatch
 from edge_agent.check import secret_files
 from edge_agent.commands.assemble import CommandsKit

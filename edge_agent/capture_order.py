@@ -16,6 +16,7 @@ from edge_agent.snapshot import SCHEME, SnapshotSource
 from edge_agent.sources import FolderSource, VideoSource, source_kind
 
 if TYPE_CHECKING:
+    from edge_agent.config import CameraSection
     from edge_agent.sources import Source
 
 _SNAPSHOT_FPS = 1.0
@@ -56,6 +57,38 @@ class CaptureOrder:
     marker: MarkerKind | None = None
     marker_dictionary: str = ""
     profile: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls, settings: CameraSection, preprocessing: Preprocessing, profile: CameraProfile | None, *, slots: int
+    ) -> CaptureOrder:
+        """Write the order for a camera, from its first picture on.
+
+        Args:
+            settings: Of the camera.
+            preprocessing: Of the bundle.
+            profile: Of the camera; its view is the agent's.
+            slots: Of the shared memory.
+
+        Returns:
+            The order.
+        """
+        return cls(
+            source=settings.source,
+            start=0,
+            slots=slots,
+            max_pixels=settings.max_pixels,
+            preprocessing=preprocessing.model_dump(mode="json"),
+            repeat=settings.repeat,
+            pause_s=settings.pause_s,
+            width=settings.width,
+            height=settings.height,
+            fps=settings.fps,
+            look_fps=settings.look_fps,
+            marker=settings.marker,
+            marker_dictionary=settings.marker_dictionary,
+            profile=None if profile is None else profile.model_copy(update={"view": None}).model_dump(mode="json"),
+        )
 
     @property
     def reader(self) -> MarkerReader | None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from bundle.counter import Count, Counter
     from bundle.drift import DriftEvent
-    from edge_agent.camera import Camera, Frame
+    from edge_agent.camera import Camera
     from edge_agent.commands.visit_requests import VisitRequests
     from edge_agent.decide import UploadReason
     from edge_agent.drift_watch import DriftWatch
     from edge_agent.evidence import Evidence
-    from edge_agent.frames import FrameMessage
+    from edge_agent.frames import Frame, FrameMessage
     from edge_agent.messages import CountMessage, Topics
     from edge_agent.recorder import Recorder
     from edge_agent.rows import Entry

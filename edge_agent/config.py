@@ -104,6 +104,8 @@ class CameraSection(_Section):
     moved_check_s: float = Field(default=10.0, ge=0, le=86_400)
     """At least so long between two looks at whether the camera still stands where its profile was made."""
     open_timeout_s: float = Field(default=30.0, ge=0.5, le=600)
+    max_memory_bytes: int = Field(default=1 << 30, ge=64 << 20, le=1 << 40)
+    """A capture process that holds more for itself is started anew; decoding may take 15 bytes a pixel."""
     stall_s: float = Field(default=8.0, ge=0.2, le=600)
     restart_max_s: float = Field(default=60.0, ge=0.05, le=3600)
     visit: VisitSection = VisitSection()
@@ -287,9 +289,8 @@ class AgentConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> AgentConfig:
-        names = [camera.name for camera in self.cameras]
-        if len(set(names)) != len(names):
-            raise ValueError(f"camera names must differ, got {', '.join(names)}")
+        if len({camera.name for camera in self.cameras}) < len(self.cameras):
+            raise ValueError(f"camera names must differ, got {', '.join(camera.name for camera in self.cameras)}")
         if self.mqtt.home_assistant is not None and "." in self.robot.site + self.robot.id:
             raise ValueError("Home Assistant takes no dot in robot.site and robot.id")
         if self.uploads.blur_outside and any(camera.region is None for camera in self.cameras):

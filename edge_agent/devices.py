@@ -61,6 +61,25 @@ def find_device(source: int | str, names: tuple[str, ...]) -> int | str:
     return names[0] if names else source
 
 
+class Device:
+    """The source of a camera: a device is learnt by its stable names while it is there, and found by them afterwards.
+
+    Args:
+        source: As in the configuration; what is no device of this machine stays what it is.
+    """
+
+    def __init__(self, source: int | str) -> None:
+        self._source = source
+        self._names: tuple[str, ...] = ()
+
+    def now(self) -> int | str:
+        """Where it is now."""
+        if not is_local(self._source):
+            return self._source
+        self._names = self._names or stable_names(self._source)
+        return find_device(self._source, self._names)
+
+
 def plugged_in(root: Path = _V4L) -> str:
     """List the cameras that are there, for an error message.
 

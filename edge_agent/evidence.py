@@ -13,8 +13,9 @@ from edge_agent.view import Best
 if TYPE_CHECKING:
     from bundle.counter import Count
     from bundle.verdict import VerdictWord
-    from edge_agent.camera import Camera, Frame
+    from edge_agent.camera import Camera
     from edge_agent.config import UploadsSection
+    from edge_agent.frames import Frame
     from edge_agent.quota import Quota, Spent
     from edge_agent.telemetry import Telemetry
     from edge_agent.view import View

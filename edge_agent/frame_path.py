@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from bundle.counter import Counter
-    from edge_agent.camera import Camera, Frame
+    from edge_agent.camera import Camera
     from edge_agent.commands.visit_requests import VisitRequests
     from edge_agent.config import CameraSection, UploadsSection
-    from edge_agent.frames import FrameMessage
+    from edge_agent.frames import Frame, FrameMessage
     from edge_agent.messages import Topics
     from edge_agent.quota import Quota
     from edge_agent.recorder import Recorder

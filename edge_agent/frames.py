@@ -1,4 +1,4 @@
-"""What the capture process says to the agent, over a pipe: a frame is there, or what happened instead.
+"""What the capture process says to the agent, over a pipe, and what the agent makes of it: a frame, or a notice.
 
 The pixels cross beside it, by shared memory: see `ring`.
 """
@@ -9,8 +9,13 @@ import json
 import math
 import struct
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 from bundle.errors import CameraError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_MESSAGE_BYTES = 16 << 10
 """Of one message on the pipe, a socket that keeps messages apart."""
@@ -91,6 +96,41 @@ class FailureMessage:
 
     problem: str
     fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture in the agent's hands.
+
+    Attributes:
+        camera: Name of its camera.
+        message: What the capture process said of it.
+        image_bgr: uint8, (H, W, 3), BGR, 0..255: a view, valid until the camera's `release`.
+        network_bgr: The same picture after the geometric half of the preprocessing: uint8, (h, w, 3), BGR, a view.
+    """
+
+    camera: str
+    message: FrameMessage
+    image_bgr: NDArray[np.uint8]
+    network_bgr: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something other than a frame, in the agent's hands.
+
+    Attributes:
+        kind: "refused" one picture; "lost" the camera is down and will be tried again; "back" it works again; "ended"
+            the source is finished; "failed" it can never work.
+        camera: Name of the camera.
+        subject: The picture or the source that it is about.
+        problem: One sentence, empty for "back" and "ended".
+    """
+
+    kind: Literal["refused", "lost", "back", "ended", "failed"]
+    camera: str
+    subject: str
+    problem: str = ""
 
 
 CaptureMessage = FrameMessage | RefusedMessage | EndMessage | FailureMessage

@@ -224,6 +224,19 @@ def rss_bytes() -> int | None:
         return None
 
 
+def private_bytes(pid: int) -> int | None:
+    """Memory of a process that it shares with no other, None where the system does not say.
+
+    Args:
+        pid: Its number.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        return (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def disk_free_bytes(path: Path) -> int | None:
     """Room on the disk of a path, None when it cannot be asked."""
     try:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,10 +11,11 @@ from bundle.errors import CameraError
 from bundle.images import read
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
-from edge_agent.camera import Camera, Frame, Notice, is_readable
+from edge_agent.camera import Camera
+from edge_agent.capture_process import is_readable
 from edge_agent.config import CameraSection
-from edge_agent.devices import stable_names
-from edge_agent.frames import FrameMessage, FrameStats, decode_message, encode_message
+from edge_agent.devices import Device, stable_names
+from edge_agent.frames import Frame, FrameMessage, FrameStats, Notice, decode_message, encode_message
 from edge_agent.machine import slept_s
 from edge_agent.ring import FrameRing, RingShape
 from tests.edge_agent.running import write_photos
@@ -96,9 +95,10 @@ def test_camera_folder_killed_process_continues_without_loss_or_repeat(tmp_path:
         for item in items(camera):
             seen.append(item)
             if isinstance(item, Frame) and item.message.index in (7, 20) and killed < 2:
-                assert camera._process is not None
-                os.kill(camera._process.pid, signal.SIGKILL)
-                camera._process.wait(5)
+                process = camera._capture.process
+                assert process is not None
+                process.kill()
+                process.wait(5)
                 killed += 1
     photos = [item.message.name for item in seen if isinstance(item, Frame)]
     assert photos == [f"{n:04d}.jpg" for n in range(40)]
@@ -163,16 +163,15 @@ def test_camera_device_is_found_again_under_another_number(tmp_path: Path, monke
     for number in (0, 2):
         (tmp_path / f"video{number}").touch()
     (links / "usb-a").symlink_to(tmp_path / "video0")
-    monkeypatch.setattr("edge_agent.camera.stable_names", lambda source: stable_names(source, tmp_path))
-    monkeypatch.setattr("edge_agent.camera.is_local", lambda _: True)
-    monkeypatch.setattr("edge_agent.camera.source_kind", lambda _: "camera")
-    with camera_for(CameraSection(source=str(tmp_path / "video0"))) as camera:
-        assert camera._source_now() == str(tmp_path / "video0")
-        (links / "usb-a").unlink()
-        (tmp_path / "video0").unlink()
-        assert camera._source_now() == str(links / "usb-a")
-        (links / "usb-a").symlink_to(tmp_path / "video2")
-        assert camera._source_now() == str(tmp_path / "video2")
+    monkeypatch.setattr("edge_agent.devices.stable_names", lambda source: stable_names(source, tmp_path))
+    monkeypatch.setattr("edge_agent.devices.is_local", lambda _: True)
+    device = Device(str(tmp_path / "video0"))
+    assert device.now() == str(tmp_path / "video0")
+    (links / "usb-a").unlink()
+    (tmp_path / "video0").unlink()
+    assert device.now() == str(links / "usb-a")
+    (links / "usb-a").symlink_to(tmp_path / "video2")
+    assert device.now() == str(tmp_path / "video2")
 
 
 def test_camera_that_never_opens_is_lost_again_and_again(control: Path) -> None:
@@ -187,19 +186,19 @@ def test_camera_that_never_opens_is_lost_again_and_again(control: Path) -> None:
 def test_camera_source_does_not_stand_on_the_command_line(control: Path) -> None:
     with camera_for(_live(control), command=COMMAND) as camera:
         camera.tick()
-        assert camera._process is not None
-        assert source_for(control) not in str(camera._process.args)
+        assert camera._capture.process is not None
+        assert source_for(control) not in str(camera._capture.process.args)
 
 
 def test_camera_process_ends_with_its_agent(control: Path) -> None:
     control.write_text("stall", encoding="utf-8")  # hangs in read(), as a dead camera does
     with camera_for(_live(control, open_timeout_s=60), command=COMMAND) as camera:
         camera.tick()
-        process, connection = camera._process, camera.connection
+        process, connection = camera._capture.process, camera.connection
         assert process is not None
         assert connection is not None
         connection.close()  # what the kernel does when the agent is killed
-        camera.connection = None
+        camera._capture.connection = None
         wait_until(lambda: process.poll() is not None, what="the end of the capture process")
 
 

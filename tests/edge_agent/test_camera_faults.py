@@ -11,18 +11,16 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from edge_agent.assemble import assemble
+from edge_agent.machine import private_bytes
 from tests.edge_agent.running import config_text, load_text
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import MOSQUITTO, Mosquitto, Subscriber
 from tests.simulators.camera import COMMAND, source_for
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
 
@@ -143,6 +141,48 @@ def test_camera_faults_are_noticed_survived_and_not_counted(tmp_path: Path, tiny
     faults, labels = _suffer_all(tmp_path, tiny_bundle, _QUICK)
     assert {fault.order: fault.false_counts for fault in faults} == dict.fromkeys(_FAULTS, 0)
     assert set(labels) == {"2"}
+
+
+def _captures() -> list[int]:
+    children = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for file in children for pid in file.read_text(encoding="ascii").split()]
+
+
+@pytest.mark.slow
+def test_capture_process_that_leaks_is_started_anew_again_and_again_and_the_rest_goes_on(
+    tmp_path: Path, tiny_bundle: Path
+) -> None:
+    control, limit, largest = tmp_path / "control", 128 << 20, 0
+    control.write_text("2", encoding="utf-8")
+    camera = f"max_memory_bytes = {limit}\n{_QUICK}"
+    with Mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        text = config_text(
+            bundle=tiny_bundle, source=source_for(control), state=tmp_path / "state", port=broker.port, camera=camera
+        )
+        agent = assemble(load_text(tmp_path, text), capture_command=COMMAND)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+
+        def said(event: str) -> list[str]:
+            found = [json.loads(message.payload) for message in subscriber.of("/event")]
+            return [fields["problem"] for fields in found if fields["event"] == event]
+
+        def three_times() -> bool:
+            nonlocal largest
+            largest = max([largest, *(private_bytes(pid) or 0 for pid in _captures())])
+            return sum("MiB of memory" in problem for problem in said("camera_lost")) >= 3
+
+        try:
+            wait_until(lambda: subscriber.of("/count"), what="the first count")
+            control.write_text("leak", encoding="utf-8")
+            wait_until(three_times, what="the third loss of a camera whose process leaks", timeout_s=120)
+            control.write_text("3", encoding="utf-8")
+            wait_until(lambda: subscriber.of("/count") and b'"label":"3"' in subscriber.of("/count")[-1].payload)
+        finally:
+            agent.request_stop()
+            thread.join(60)
+    # Weighed once a second, it grows by at most fifty megabytes until then; a starved agent comes later.
+    assert limit < largest < limit + (256 << 20)
 
 
 @pytest.mark.soak

@@ -3,8 +3,9 @@
 The configured source is `/dev/simulated/<path of a control file>`. The file's content is read before every frame: a
 number is the count that the picture shows; "stall" hangs as a dead camera does; "die" ends the process; "freeze"
 repeats the last picture; "black" sends black ones; "torn" sends pictures whose lower half is missing; "resize" sends
-larger ones; "close" fails like an unplugged camera, and "never", at the start, like one that can never work; "left N"
-shows the count on the left half and black on the right; "photo PATH" shows a picture.
+larger ones; "leak" takes more memory with every picture; "close" fails like an unplugged camera, and "never",
+at the start, like one that can never work; "left N" shows the count on the left half and black on the right; "photo
+PATH" shows a picture.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PREFIX = "/dev/simulated"
 COMMAND = (sys.executable, "-m", "tests.simulators.camera")
 _FRAME_S = 0.01
+_LEAK_BYTES = 512 << 10
 
 
 class SimulatedCamera:
@@ -45,6 +47,7 @@ class SimulatedCamera:
         self._control = control
         self._noise = np.random.default_rng(0)
         self._last = self._with_noise(_grey(1))
+        self._leaked: list[bytes] = []
 
     def read(self, start: int, mark: Callable[[int], None]) -> Iterator[Picture | Unusable]:
         """Yield pictures for ever."""
@@ -53,7 +56,11 @@ class SimulatedCamera:
         while True:
             mark(index)
             now = time.time(), time.monotonic()  # before the file is read: a later stamp knows a later order
-            image = self._picture(self._control.read_text(encoding="utf-8").strip())
+            order = self._control.read_text(encoding="utf-8").strip()
+            if order == "leak":
+                self._leaked.append(b"x" * _LEAK_BYTES)
+                order = "2"
+            image = self._picture(order)
             yield Picture(index, f"frame-{index:06d}", image, b"", *now)
             index += 1
             time.sleep(_FRAME_S)
