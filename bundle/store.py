@@ -119,6 +119,18 @@ class Store:
             self._sweep()
         return bundle
 
+    def discard(self, digest: str) -> None:
+        """Remove an installed bundle that is not wanted; the current and the previous one stay.
+
+        Args:
+            digest: Of it.
+
+        Raises:
+            BundleError: The state file is damaged.
+        """
+        if digest not in self.digests:
+            shutil.rmtree(self._bundles / digest, ignore_errors=True)
+
     def current(self) -> Bundle:
         """The bundle to run.
 

@@ -146,7 +146,11 @@ class DeployHandler(Handler):
         finally:
             shutil.rmtree(self._part, ignore_errors=True)
         progress.say(0.7, "trying it")
-        counter = self._switch.load(bundle)
+        try:
+            counter = self._switch.load(bundle)
+        except BaseException:
+            store.discard(bundle.digest)  # bundles that fail their trial must not fill the disk
+            raise
         progress.say(0.9, "switching", {"target": bundle.digest})
         store.activate(bundle.digest)
         try:

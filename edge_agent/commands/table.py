@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -139,10 +140,13 @@ class CommandTable:
         return self._connection.execute(f"DELETE FROM command WHERE {over}", arguments).rowcount  # noqa: S608 - constants
 
     def remembered(self) -> Remembered:
-        """Read everything, at the start."""
+        """Read everything, at the start. A damaged row may have been of any command: older ones are refused then."""
         rows = self._connection.execute(f"SELECT {_COLUMNS}, checksum FROM command").fetchall()  # noqa: S608 - constants
         commands = tuple(StoredCommand(*row[:-1]) for row in rows if _checksum(*row[:-1]) == row[-1])
-        return Remembered(commands, self._kept(_SETTINGS), self._number(_FORGOTTEN), self._number(_REFUSE_BEFORE))
+        kept = self._connection.execute("SELECT name, value, checksum FROM setting").fetchall()
+        whole = len(commands) == len(rows) and all(_checksum(name, value) == checksum for name, value, checksum in kept)
+        refuse_before_s = max(self._number(_REFUSE_BEFORE), 0.0 if whole else time.time())
+        return Remembered(commands, self._kept(_SETTINGS), self._number(_FORGOTTEN), refuse_before_s)
 
     def take_over(self, found: Salvaged) -> None:
         """Store what a damaged file still told; what it did not tell must not be carried out a second time.

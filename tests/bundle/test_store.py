@@ -49,6 +49,15 @@ def test_activate_bounds_the_disk_to_two_bundles(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store" / "bundles").iterdir())) == 2
 
 
+def test_discard_removes_neither_the_current_nor_the_previous_bundle(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digests = [_activated(store, tmp_path, version) for version in ("1.0.0", "2.0.0")]
+    other = store.install(make_bundle(tmp_path / "3.0.0", version="3.0.0")).digest
+    for digest in (*digests, other, "never-installed"):
+        store.discard(digest)
+    assert {folder.name for folder in (tmp_path / "store" / "bundles").iterdir()} == set(digests)
+
+
 def test_install_damaged_bundle_leaves_the_store_alone(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     _activated(store, tmp_path, "1.0.0")

@@ -223,6 +223,7 @@ def test_deploy_of_what_is_not_right_leaves_the_old_bundle_counting(site: Site) 
     site.operator.send("deploy", fields("deploy-damaged", source=str(folder), digest=digest))
     assert site.operator.final("deploy-damaged")["reason"] == "bundle_refused"
     assert site.store.current().digest == site.first.digest
+    assert load_bundle(spoiled).digest not in {folder.name for folder in (site.folder / "store" / "bundles").iterdir()}
     before = len(site.operator.of("/count"))
     wait_until(lambda: len(site.operator.of("/count")) > before + 3)
     assert site.operator.of("/count")[-1]["bundle"].startswith("tiny-1.0.0")

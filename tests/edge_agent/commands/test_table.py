@@ -56,6 +56,19 @@ def test_damaged_row_of_a_command_is_not_trusted(tmp_path: Path) -> None:
         known = again.file.remembered()
         assert {row.command_id for row in known.commands} == {"c2", "c3"}
         assert known.settings == b'{"threshold": 0.9}'
+        assert known.refuse_before_s > 1.7e9  # c1 may come again: nobody knows any more that it is over
+
+
+def test_damaged_mark_of_what_was_forgotten_refuses_older_commands(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        ledger.commit([result("succeeded", expires_s=100.0)], [])
+        with ledger.file.transaction():
+            ledger.file.commands.forget(150.0)
+        assert ledger.file.remembered().refuse_before_s == 0.0
+    with closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE setting SET value = '0.0' WHERE name = 'forgotten'")
+    with ledger_in(tmp_path) as again:
+        assert again.file.remembered().refuse_before_s > 1.7e9
 
 
 def test_rescue_takes_commands_over_and_refuses_older_ones_when_some_are_lost(tmp_path: Path) -> None:
