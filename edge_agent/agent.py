@@ -11,7 +11,6 @@ One step that fails in an unforeseen way is caught here, counted and logged; man
 
 from __future__ import annotations
 
-import gc
 import logging
 import select
 import threading
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING
 from bundle.errors import BintallyError, EngineError, InputError
 from edge_agent.frames import Frame, Notice
 from edge_agent.health import Watchdog
+from edge_agent.lifecycle import CLOSE_S, GOODBYE_S, begin, deliver_and_close
 from edge_agent.prometheus import exposition
+from edge_agent.stages import stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,15 +37,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_YOUNG_OBJECTS = 10_000
-"""A count makes hundreds of objects and no circles: the collector looks for some after dozens of counts."""
 _TURN_S = 0.2
 _TICK_S = 0.05
 _MAX_FAILED_STEPS = 20
 _PUT_TIMEOUT_S = 0.5
-_GOODBYE_S = 5.0
-_CLOSE_S = 10.0
-_BUDGETS_S = {"loop": 20.0, "outbox": 20.0, "mqtt": 60.0, "commands": 120.0, "uploads": 600.0}
 
 
 class Agent:
@@ -72,22 +68,9 @@ class Agent:
         self._next_telemetry_s = clock() + parts.pace.telemetry_interval_s
         self._failed_steps = 0
         self._failures: list[str] = []
-        self._watchdog = Watchdog(self._stages(), clock=clock)
+        self._watchdog = Watchdog(stages(parts, lambda: self._progress_s), clock=clock)
         parts.commands.exchange.on_counter = self._swap
         parts.commands.exchange.on_tuning = self._tune
-
-    def _stages(self) -> dict[str, tuple[Callable[[], float], float]]:
-        parts = self._parts
-        stages: dict[str, tuple[Callable[[], float], float]] = {
-            "loop": (lambda: self._progress_s, _BUDGETS_S["loop"]),
-            "outbox": (lambda: parts.outbox.progress_s, _BUDGETS_S["outbox"]),
-            "mqtt": (lambda: parts.publisher.worker.progress_s, _BUDGETS_S["mqtt"]),
-            "commands": (lambda: parts.commands.progress_s, _BUDGETS_S["commands"]),
-        }
-        if parts.uploader is not None:
-            worker = parts.uploader.worker
-            stages["uploads"] = (lambda: worker.progress_s, _BUDGETS_S["uploads"])
-        return stages
 
     @property
     def parts(self) -> Parts:
@@ -115,7 +98,7 @@ class Agent:
             DeliveryError: The outbox's disk is broken.
         """
         with self._parts.probation.fair():
-            self._start()
+            begin(self._parts)
             try:
                 while not self._stop.is_set() and not all(camera.ended for camera in self._parts.cameras):
                     self._turn()
@@ -125,26 +108,6 @@ class Agent:
         if self._failures:
             raise InputError("; ".join(self._failures))
         return totals
-
-    def _start(self) -> None:
-        parts = self._parts
-        # What was built so far stays: the garbage collector need not go through it again while counts wait.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS)
-        parts.outbox.start()
-        for camera in parts.cameras:
-            if camera.live:
-                parts.alarms.camera_awaited(camera.name)
-        parts.alarms.update_status()
-        parts.commands.start()
-        parts.publisher.worker.start()
-        if parts.uploader is not None:
-            parts.uploader.worker.start()
-        if parts.report.rescue is not None:
-            self._parts.alarms.event("outbox_rescued", "error", "outbox", str(parts.report.rescue))
-        if (taken := parts.probation.untold) is not None:
-            parts.alarms.event("bundle_taken_back", "error", taken.digest, taken.words)
 
     def _turn(self) -> None:
         """Wait for frames and take each camera's next one the whole way."""
@@ -300,49 +263,21 @@ class Agent:
             self._failures.append(notice.problem)
 
     def _finish(self) -> Totals:
-        """Stop capturing, deliver what there is time for, say good-bye, close."""
+        """Stop capturing and carrying commands out, deliver what there is time for, close."""
         parts = self._parts
         self._watchdog.ready()
         if self._stop.is_set():
-            self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * _CLOSE_S + 2 * _GOODBYE_S)
+            self._watchdog.stopping(parts.pace.stop_timeout_s + 2 * CLOSE_S + 2 * GOODBYE_S)
         if self._stop.is_set():
             for camera in parts.cameras:  # what an open visit has seen is counted, not forgotten
                 self._follow(camera, camera.name, parts.path.finish(camera))
         self._watchdog.release("commands")  # delivering what waits may take longer than a silent thread is allowed
-        parts.commands.finish(_GOODBYE_S)
+        parts.commands.finish(GOODBYE_S)
         for camera in parts.cameras:
             camera.end()
-        self._drain()
-        if parts.uploader is not None:
-            parts.uploader.finish(_GOODBYE_S)
-        totals = parts.report.totals()
-        last_words = parts.report.status("offline", (), self._wall_clock(), totals=totals).wordings()
-        if not parts.publisher.finish(last_words, _GOODBYE_S):
-            _LOG.warning("the broker did not take the last status in %g s", _GOODBYE_S)
-        if not parts.outbox.close(_CLOSE_S):
-            _LOG.error("the outbox did not close in %g s", _CLOSE_S)
-        parts.release()
-        left = totals["queued_messages"], totals["queued_images"]
-        if any(left):
-            _LOG.warning("%s messages and %s images stay in the outbox and are delivered at the next start", *left)
-        return totals
-
-    def _drain(self) -> None:
-        """Wait until everything is delivered, within the time for it."""
-        parts = self._parts
-        stored_by_s = self._clock() + _CLOSE_S
-        while not parts.outbox.is_stored and parts.outbox.failure is None and self._clock() < stored_by_s:
-            self._idle()
-        stopped = self._stop.is_set()
-        if not stopped and not parts.outbox.is_empty:
-            _LOG.info("the sources have ended; delivering what waits, for at most %g s", parts.pace.drain_timeout_s)
-        deadline_s = self._clock() + (parts.pace.stop_timeout_s if stopped else parts.pace.drain_timeout_s)
-        while self._clock() < deadline_s and parts.outbox.failure is None and not parts.outbox.is_empty:
-            if self._stop.is_set() and parts.outbox.is_stored and not parts.publisher.connected:
-                return  # Asked to go, everything is safe on disk, and nobody listens.
-            if self._stop.is_set() and not stopped:
-                stopped, deadline_s = True, min(deadline_s, self._clock() + parts.pace.stop_timeout_s)
-            self._idle()
+        return deliver_and_close(
+            parts, asked=self._stop.is_set, idle=self._idle, clock=self._clock, wall_clock=self._wall_clock
+        )
 
     def _idle(self) -> None:
         """Let time pass without a frame."""

@@ -11,9 +11,9 @@ import click
 import pytest
 
 import bundle.errors
-from edge_agent import agent as agent_module
 from edge_agent.cli import agent
 from edge_agent.config import StopSection
+from edge_agent.lifecycle import CLOSE_S, GOODBYE_S
 
 ANALYZE = shutil.which("systemd-analyze")
 _SYSTEM_UNITS = Path("/usr/lib/systemd/system")
@@ -113,9 +113,9 @@ def test_unit_does_not_restart_where_restarting_cannot_help(units: Path) -> None
 def test_unit_gives_the_last_words_and_the_watchdog_their_time(units: Path) -> None:
     unit = units / "bintally-agent.service"
     stop_s, watchdog_s = (int(values(unit, key)[0]) for key in ("TimeoutStopSec", "WatchdogSec"))
-    silent_s = 2 * agent_module._GOODBYE_S + agent_module._CLOSE_S
+    silent_s = 2 * GOODBYE_S + CLOSE_S
     assert watchdog_s > silent_s
-    assert stop_s >= StopSection().stop_timeout_s + agent_module._CLOSE_S + silent_s
+    assert stop_s >= StopSection().stop_timeout_s + CLOSE_S + silent_s
 
 
 def test_unit_of_a_jetson_sees_the_socket_of_its_cameras(units: Path) -> None:

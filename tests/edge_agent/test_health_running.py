@@ -6,7 +6,7 @@ import socket
 import urllib.request
 from typing import TYPE_CHECKING
 
-from edge_agent import agent
+from edge_agent import stages
 from edge_agent.assemble import assemble
 from tests.edge_agent.running import config_text, load_text, write_photos
 from tests.edge_agent.test_agent import Running
@@ -48,7 +48,7 @@ def test_agent_without_a_camera_is_ready_degraded_and_says_why(
 def test_agent_that_delivers_longer_than_a_command_may_be_silent_is_not_late(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(agent._BUDGETS_S, "commands", 0.5)
+    monkeypatch.setitem(stages.BUDGETS_S, "commands", 0.5)
     photos = write_photos(tmp_path / "photos", [1])
     text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state")
     text = text.replace("drain_timeout_s = 0", "drain_timeout_s = 1.0")  # all of it, because there is no broker

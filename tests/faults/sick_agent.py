@@ -23,7 +23,7 @@ import numpy as np
 import bintally
 from bundle.engines.choose import open_engine
 from bundle.engines.ort import OrtEngine
-from edge_agent import agent, assemble, guard, loading
+from edge_agent import assemble, guard, loading, stages
 from edge_agent.commands import bundles
 from tests.simulators.camera import COMMAND, PREFIX
 
@@ -76,7 +76,7 @@ def main(control: Path, config: str) -> None:
         return spoil(_healthy(self, tensor_nchw), order)
 
     patience_s = float(os.environ.get("SICK_PATIENCE_S", guard.PATIENCE_S))
-    guard.PATIENCE_S, agent._BUDGETS_S["loop"] = patience_s, patience_s / 3
+    guard.PATIENCE_S, stages.BUDGETS_S["loop"] = patience_s, patience_s / 3
     for module in (loading, bundles):
         module.__dict__["open_engine"] = open_and_note
     OrtEngine._run = run  # type: ignore[method-assign]  # the point of this file
