@@ -323,6 +323,7 @@ def test_agent_stopped_within_a_visit_counts_what_it_saw_and_tells_of_a_camera_t
         wait_until(lambda: payloads(subscriber, "/status")[-1:], what="a status")
         first = payloads(subscriber, "/status")[0]
         wait_until(lambda: (agent.parts.report.totals()["frames"] or 0) >= 3, what="frames of the visit")
+        wait_until(lambda: "never work" in str(payloads(subscriber, "/status")[-1]), what="one that never will")
         wait_until(lambda: len(payloads(subscriber, "/status")[-1]["reasons"]) == 1, what="one camera that works")
         last = payloads(subscriber, "/status")[-1]
         running.stop()
