@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +105,7 @@ class Machine:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(20)
         for group in self._groups:
-            for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-                inner.rmdir()
-            group.rmdir()
+            wait_until(partial(_removed, group), what="the end of the machine's processes")
         for name in ("upper", "work"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
@@ -141,7 +140,8 @@ class Machine:
             return False
         self.leader = int(children.stdout.split()[0])
         # nspawn's first child is not yet the machine's systemd.
-        if Path(f"/proc/{self.leader}/comm").read_text(encoding="ascii").strip() != "systemd":
+        name = subprocess.run(["ps", "-o", "comm=", str(self.leader)], capture_output=True, text=True, check=False)
+        if name.stdout.strip() != "systemd":
             self.leader = 0
             return False
         return self.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
@@ -154,6 +154,17 @@ class Machine:
             name = group.relative_to(_CGROUPS).parts[0]
             self.run("mount", "-o", "remount,bind,rw", f"/sys/fs/cgroup/{name}")
         self.run("systemctl", "daemon-reexec")
+
+
+def _removed(group: Path) -> bool:
+    """Remove a group with those below it, unless a process has not ended yet."""
+    try:
+        for inner in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+            inner.rmdir()
+        group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _own_groups(name: str) -> list[Path]:
