@@ -247,6 +247,7 @@ class Alarms:
             reasons.append(f"commands: the broker refuses the subscription: {self._publisher.subscription_refused}")
         reasons += self._refused()
         reasons += self._ending()
+        reasons += self._publisher.refusals
         self._reasons = tuple(reasons)
         status = self._report.status(self.state, self._reasons, self._wall_clock())
         said = status.model_dump(exclude={"at"})

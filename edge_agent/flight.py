@@ -1,4 +1,4 @@
-"""What is on its way to a broker: packets, messages that are not wholly acknowledged, messages for later."""
+"""What is on its way to a broker: packets, and messages that are not wholly acknowledged."""
 
 from __future__ import annotations
 
@@ -26,18 +26,8 @@ class Open:
     """A message of which at least one publication is not acknowledged yet."""
 
     message: StoredMessage
-    attempts: int
     unacked: int
     refusal: Ack | None = None
-
-
-@dataclass(slots=True)
-class Deferred:
-    """A message that was refused and is sent again at a later time."""
-
-    message: StoredMessage
-    attempts: int
-    due_s: float
 
 
 @dataclass(slots=True)

@@ -54,8 +54,7 @@ class _Wake:
 @dataclass(frozen=True, slots=True)
 class _Refused:
     id: int
-    reason: str | None
-    """None when it is sent again later."""
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +180,6 @@ class Outbox:
     def refused(self, message_id: int, reason: str) -> None:
         """Set a message aside that the broker will never take."""
         self._inbox.put(_Refused(message_id, reason))
-
-    def passed_over(self, message: StoredMessage) -> None:
-        """Keep a message that is sent again later, after newer ones, from its bin's topic, also after a restart."""
-        if message.retained_topic is not None:
-            self._inbox.put(_Refused(message.id, None))
 
     def uploaded(self, image: StoredImage) -> None:
         """Remove an image that the object store has confirmed."""
@@ -395,11 +389,7 @@ class Outbox:
 
     def _settle_rest(self) -> None:
         while self._refused:
-            message_id, reason = self._refused[0].id, self._refused[0].reason
-            if reason is None:
-                self._ledger.stock.detach_message(message_id)
-            else:
-                self._ledger.stock.bury_message(message_id, reason)
+            self._ledger.stock.bury_message(self._refused[0].id, self._refused[0].reason)
             del self._refused[0]
         for why in {order.dropped for order in self._images_done}:
             self._ledger.stock.remove_images([order.image for order in self._images_done if order.dropped == why], why)

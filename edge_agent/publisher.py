@@ -1,4 +1,4 @@
-"""Delivery to the broker: at least once, in order, with a small window, refusals set aside.
+"""Delivery to the broker: at least once, in order, with a small window; what is refused waits, or is set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
 on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet acknowledged: at most
@@ -11,13 +11,13 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
 from edge_agent.backoff import Backoff
 from edge_agent.direct import Direct
-from edge_agent.flight import Deferred, Open, Packet, Session
+from edge_agent.flight import Open, Packet, Session
+from edge_agent.held import Held, stream_of
 from edge_agent.intake import Intake
 from edge_agent.link import VERSION_NAMES, VERSIONS, Ack, HandshakeError, VersionRefusedError
 from edge_agent.messages import as_historical
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_ATTEMPTS = 5
-_MAX_DEFERRED = 256
 _REPEATS = 1
 _MAX_REPEATS = 4
 _QUEUED_PER_REPEAT = 128
@@ -65,6 +63,7 @@ class Publisher:
         subscription_refused: Why the broker gives no commands.
         version: Of MQTT, on the present or last connection.
         speaks_newest: The broker is known to speak MQTT 5; may be set before the start.
+        refusals: What the broker refuses again and again, in sentences.
         announcement: Topic and payload of a retained message that is sent at every connect; set before the start.
         direct: What the broker refuses of what is not in the outbox.
     """
@@ -85,6 +84,7 @@ class Publisher:
         self.subscription_refused: str | None = None
         self.version: int | None = None
         self.speaks_newest = False
+        self.refusals: tuple[str, ...] = ()
         self.announcement: tuple[str, bytes] | None = None
         self.receive: Callable[[Delivery, Callable[[], None]], bool] | None = None
         self.direct = Direct()
@@ -98,7 +98,9 @@ class Publisher:
         self._acknowledged = 0
         self._open: dict[int, Open] = {}
         self._resend: deque[Open] = deque()
-        self._deferred: deque[Deferred] = deque()
+        self._held = Held(clock)
+        self._bin_refusal: str | None = None
+        self._upcoming: StoredMessage | None = None
         self._telemetry: Wordings | None = None
         self._status: Wordings | None = None
         self._status_sent: Wordings | None = None
@@ -238,27 +240,39 @@ class Publisher:
     def _next_message(self, session: Session) -> bool:
         if self._stop.is_set():
             return False
+        message: StoredMessage | None = None
         if self._resend:
-            entry = self._resend.popleft()
-        elif self._deferred and self._deferred[0].due_s <= self._clock():
-            late = self._deferred.popleft()
-            # Sent out of order: it must not replace what is newer on the bin's topic.
-            entry = Open(replace(late.message, retained_topic=None), late.attempts, 0)
-        elif self._may_send_more() and (fresh := self._outbox.messages.take(1)):
-            entry = Open(fresh[0], 0, 0)
-        else:
+            message = self._resend.popleft().message
+        elif self._may_send_more():
+            busy = {stream_of(entry.message) for entry in self._open.values()}
+            message = self._held.take(busy) or self._take_fresh(busy)
+        if message is None:
             return False
-        self._enqueue(session, entry)
+        self._enqueue(session, message)
         return True
+
+    def _take_fresh(self, busy: set[str]) -> StoredMessage | None:
+        """Take the next message of the outbox that does not wait behind a refused one.
+
+        Two of a stream are never under way together: the first could be refused, and the second be taken.
+        """
+        while self._held.has_room:
+            self._upcoming = self._upcoming or next(iter(self._outbox.messages.take(1)), None)
+            message = self._upcoming
+            if message is None or (stream_of(message) in busy and not self._held.holds(message)):
+                return None
+            self._upcoming = None
+            if self._held.admit(message):
+                return message
+        return None
 
     def _may_send_more(self) -> bool:
         """Bound what a crash would repeat: sent, and not yet acknowledged. Receipts are bounded as well."""
         allowed = min(_MAX_REPEATS, _REPEATS + self._outbox.undelivered // _QUEUED_PER_REPEAT)
         unremoved = self._acknowledged - self._outbox.removed
-        return len(self._open) < allowed and unremoved < _MAX_UNREMOVED and len(self._deferred) < _MAX_DEFERRED
+        return len(self._open) < allowed and unremoved < _MAX_UNREMOVED
 
-    def _enqueue(self, session: Session, entry: Open) -> None:
-        message = entry.message
+    def _enqueue(self, session: Session, message: StoredMessage) -> None:
         late = self._outbox.is_late(message, self._settings.historical_after_s)
         payload = as_historical(message.payload) if late and message.kind == "count" else message.payload
         session.packets.append(Packet(message.id, message.topic, payload, retain=False))
@@ -266,13 +280,16 @@ class Publisher:
         for_bin = message.retained_topic is not None and (not late or self._outbox.is_newest(message))
         if message.retained_topic is not None and for_bin:
             session.packets.append(Packet(message.id, message.retained_topic, payload, retain=True))
-        self._open[message.id] = Open(message, entry.attempts, 1 + for_bin)
+        self._open[message.id] = Open(message, 1 + for_bin)
 
     def _take_acks(self, session: Session, acks: list[Ack]) -> None:
         done = [message for ack in acks if (message := self._settle(session, ack)) is not None]
         if done:
             self._acknowledged += len(done)
             self._outbox.delivered(done)
+        if acks:
+            bins = () if self._bin_refusal is None else (f"broker: it refuses bin topics: {self._bin_refusal}",)
+            self.refusals = (*self._held.words(), *bins)
         if session.in_flight:
             _, sent_s = next(iter(session.in_flight.values()))
             if self._clock() - sent_s > self._settings.ack_timeout_s:
@@ -297,23 +314,32 @@ class Publisher:
             return None
         entry = self._open[packet.row]
         entry.unacked -= 1
-        if ack.refusal is not None:
+        if packet.retain:
+            self._note_bin(packet, ack)
+        elif ack.refusal is not None:
             entry.refusal = ack
         if entry.unacked:
             return None
         del self._open[packet.row]
         if entry.refusal is not None:
-            self._refuse(entry, entry.refusal)
+            self._refuse(entry.message, entry.refusal)
             return None
+        self._held.settle(entry.message)
         self.counts_delivered += entry.message.kind == "count"
         return entry.message
 
-    def _refuse(self, entry: Open, ack: Ack) -> None:
-        attempts = entry.attempts + 1
-        if ack.for_ever or attempts >= _MAX_ATTEMPTS:
-            _LOG.error("the broker refuses %s on %s: %s", entry.message.event_id, entry.message.topic, ack.refusal)
-            self.counts_refused += entry.message.kind == "count"
-            self._outbox.refused(entry.message.id, str(ack.refusal))
+    def _note_bin(self, packet: Packet, ack: Ack) -> None:
+        """The count was or will be delivered by itself; the bin's topic shows the bin's next one."""
+        if ack.refusal is not None and ack.refusal != self._bin_refusal:
+            _LOG.error("the broker refuses %s: %s", packet.topic, ack.refusal)
+        self._bin_refusal = ack.refusal
+
+    def _refuse(self, message: StoredMessage, ack: Ack) -> None:
+        if ack.for_ever:
+            _LOG.error("the broker refuses %s on %s: %s", message.event_id, message.topic, ack.refusal)
+            self.counts_refused += message.kind == "count"
+            self._outbox.refused(message.id, str(ack.refusal))
+            self._held.settle(message)
         else:
-            self._outbox.passed_over(entry.message)
-            self._deferred.append(Deferred(entry.message, attempts, self._clock() + 2.0**attempts))
+            _LOG.warning("the broker does not take %s on %s now: %s", message.event_id, message.topic, ack.refusal)
+            self._held.refuse(message, str(ack.refusal))

@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -108,22 +108,6 @@ class Stock:
             self._file.add_to_tally("messages_refused", gone)
         self.numbers.messages -= gone
         self.numbers.drops["messages_refused"] += gone
-
-    def detach_message(self, message_id: int) -> None:
-        """Take a message's claim to the topic of its bin away.
-
-        Args:
-            message_id: Its id; it may be gone already.
-
-        Raises:
-            StoreFullError: There is no room.
-            DeliveryError: The file is broken.
-        """
-        rows = [row for row in self._file.messages(message_id - 1, 1).rows if row.id == message_id]
-        with self._file.transaction():
-            for row in rows:
-                self._file.delete("message", [row.id])
-                self._file.insert(replace(row, retained_topic=None))
 
     def remove_images(self, images: Sequence[StoredImage], why: str | None = None) -> None:
         """Remove images that were uploaded, or, with a reason, that were dropped.

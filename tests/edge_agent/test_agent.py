@@ -177,6 +177,25 @@ def test_agent_broker_that_swallows_version_5_gets_every_count_in_the_older_one(
     assert scripted.versions == [*[5, 5] * 3, 4] if with_will_alone else [5, 5, 5, 4]
 
 
+def test_agent_says_in_its_status_that_the_broker_refuses_counts_and_loses_none(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.held._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("edge_agent.held._LONGEST_PAUSE_S", 0.1)
+    photos = write_photos(tmp_path / "photos", COUNTS)
+    script = Script(reason=lambda topic: 0x87 if topic.endswith("/count") else 0)
+    with ScriptedBroker(script) as scripted:
+        text = config_text(bundle=tiny_bundle, source=photos, state=tmp_path / "state", port=scripted.port)
+        agent = assemble(load_text(tmp_path, text))
+        running = Running(agent)
+        wait_until(lambda: "broker: it refuses counts: Not authorized" in agent.parts.alarms.reasons)
+        assert agent.parts.alarms.state == "degraded"
+        script.reason = lambda _: 0
+        wait_until(lambda: running.totals, what="the end of the run")
+    assert (running.totals["delivered"], running.totals["refused"]) == (10, 0)
+    assert agent.parts.publisher.refusals == ()
+
+
 def test_agent_remembers_that_the_broker_speaks_version_5(tmp_path: Path, tiny_bundle: Path) -> None:
     photos = write_photos(tmp_path / "photos", COUNTS[:1])
     knew = []

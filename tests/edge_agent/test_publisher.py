@@ -152,7 +152,7 @@ def test_publisher_status_that_is_refused_is_told_once(world: World, caplog: pyt
     assert world.publisher.direct.refusals >= 3
 
 
-def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_path: Path) -> None:
+def test_publisher_refused_for_now_is_sent_again_before_the_later_ones_of_its_bin(tmp_path: Path) -> None:
     world = World(tmp_path)
     refused: list[Publication] = []
 
@@ -166,32 +166,99 @@ def test_publisher_refused_for_now_is_sent_again_without_touching_the_bin(tmp_pa
     try:
         world.put(0, 3)  # both of bin b0
         wait_until(lambda: world.outbox.is_empty)
-        ids = [json.loads(p.payload)["event_id"] for p in world.published(world.topics.bin("b0"))]
-        assert ids == ["e0", "e3"]
+        for topic in (world.topics.count, world.topics.bin("b0")):
+            assert [json.loads(p.payload)["event_id"] for p in world.published(topic)] == ["e0", "e0", "e3"]
         assert world.publisher.counts_delivered == 2
     finally:
         world.stop()
 
 
-def test_publisher_refused_for_now_does_not_touch_the_bin_after_a_restart_either(tmp_path: Path) -> None:
+def test_publisher_refused_for_now_stays_before_the_later_ones_of_its_bin_after_a_restart_too(tmp_path: Path) -> None:
     before = World(tmp_path)
-
-    def answer(p: Publication) -> Ack | None:
-        is_first = p.topic == before.topics.count and json.loads(p.payload)["event_id"] == "e0"
-        return Ack(0, "quota exceeded") if is_first else Ack(0)
-
-    before.start(SimulatedLink(answer=answer))
+    refuse = lambda p: Ack(0, "quota exceeded" if p.topic == before.topics.count else None)  # noqa: E731
+    before.start(SimulatedLink(answer=refuse))
     before.put(0, 3)  # both of bin b0
-    wait_until(lambda: before.publisher.counts_delivered == 1)
+    wait_until(lambda: before.published(before.topics.count) and before.outbox.is_stored)
     before.stop()
     after = World(tmp_path)
     after.start()
     try:
         wait_until(lambda: after.outbox.is_empty)
-        assert [json.loads(p.payload)["event_id"] for p in after.published(after.topics.count)] == ["e0"]
-        assert after.published(after.topics.bin("b0")) == []  # where e3 stands
+        assert [json.loads(p.payload)["event_id"] for p in after.published(after.topics.count)] == ["e0", "e3"]
+        assert [json.loads(p.payload)["event_id"] for p in after.published(after.topics.bin("b0"))] == ["e3"]
     finally:
         after.stop()
+
+
+def test_publisher_counts_that_are_refused_for_long_are_all_delivered_in_the_order_of_their_bins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.held._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("edge_agent.held._LONGEST_PAUSE_S", 0.05)
+    mistaken, refused = True, 0
+
+    def answer(p: Publication) -> Ack | None:
+        nonlocal refused
+        if mistaken and p.topic == world.topics.count:
+            refused += 1
+            return Ack(0, "Not authorized")
+        return Ack(0)
+
+    world.start(SimulatedLink(answer=answer))
+    world.put(*range(30))
+    assert world.outbox.put(Entry("note", "event", world.topics.event, b"{}"), timeout_s=5)
+    wait_until(lambda: refused > 20 and world.published(world.topics.event))
+    assert world.publisher.refusals == ("broker: it refuses counts: Not authorized",)
+    mistaken = False
+    wait_until(lambda: world.outbox.is_empty)
+    wait_until(lambda: world.publisher.refusals == ())
+    taken = [json.loads(p.payload)["event_id"] for p in world.published(world.topics.count)][refused:]
+    for bin_number in range(3):
+        expected = [f"e{number}" for number in range(bin_number, 30, 3)]
+        assert [event_id for event_id in taken if int(event_id[1:]) % 3 == bin_number] == expected
+        shown = world.published(world.topics.bin(f"b{bin_number}"))[-1]
+        assert json.loads(shown.payload)["event_id"] == expected[-1]
+    assert (world.publisher.counts_delivered, world.publisher.counts_refused) == (30, 0)
+    assert world.outbox.numbers().drops == {}
+
+
+def test_publisher_count_whose_bin_topic_is_refused_is_delivered_and_that_is_said(world: World) -> None:
+    world.start(SimulatedLink(answer=lambda p: Ack(0, "Not authorized" if "/bin/" in p.topic else None)))
+    world.put(1, 2)
+    wait_until(lambda: world.outbox.is_empty)
+    assert len(world.published(world.topics.count)) == 2
+    assert world.publisher.refusals == ("broker: it refuses bin topics: Not authorized",)
+
+
+def test_publisher_backlog_has_never_two_counts_of_a_bin_under_way(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    under_way: list[str] = []
+    first_refused = True
+
+    def answer(p: Publication) -> Ack | None:
+        nonlocal first_refused
+        if p.topic == world.topics.count:
+            under_way.append(json.loads(p.payload)["event_id"])
+            if first_refused:
+                first_refused = False
+                return Ack(0, "quota exceeded")
+        return Ack(0)
+
+    world.outbox.start()
+    for number in range(600):
+        payload = json.dumps({"event_id": f"e{number}", "is_historical": False}).encode()
+        entry = Entry(f"e{number}", "count", world.topics.count, payload, world.topics.bin(f"b{number // 2}"))
+        assert world.outbox.put(entry, timeout_s=5)
+    wait_until(lambda: world.outbox.is_stored)
+    world.links = [SimulatedLink(answer=answer)]
+    world.publisher.worker.start()
+    try:
+        wait_until(lambda: world.outbox.is_empty)
+        assert under_way.index("e1") > 1  # behind e0, which was refused and came again
+        assert sorted(under_way) == sorted(["e0", *(f"e{number}" for number in range(600))])
+        assert [e for e in under_way if e in ("e0", "e1")] == ["e0", "e0", "e1"]
+    finally:
+        world.stop()
 
 
 def test_publisher_late_counts_say_that_they_are_historical(tmp_path: Path) -> None:
