@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bundle.images import decode, read_bytes
 from edge_agent.assemble import assemble
+from edge_agent.capture.sources import photo_names
 from edge_agent.config import (
     AgentConfig,
     BundleSection,
@@ -46,13 +47,12 @@ from edge_agent.config import (
 )
 from edge_agent.loading import open_counter
 from edge_agent.machine import rss_bytes
-from edge_agent.sources import photo_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge_agent.messages import Totals
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
 
 _SHIPPED_BUNDLE = Path(__file__).resolve().parent.parent / "demo" / "bundle"
 _IO = Path("/proc/self/io")

@@ -18,22 +18,22 @@ import time
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, EngineError, InputError
-from edge_agent.frames import Frame, Notice
-from edge_agent.health import Watchdog
+from edge_agent.capture.frames import Frame, Notice
+from edge_agent.health.prometheus import exposition
+from edge_agent.health.watchdog import Watchdog
 from edge_agent.lifecycle import CLOSE_S, GOODBYE_S, begin, deliver_and_close
-from edge_agent.prometheus import exposition
 from edge_agent.stages import stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from bundle.counter import Counter
-    from edge_agent.camera import Camera
-    from edge_agent.completion import Outcome
+    from edge_agent.capture.camera import Camera
     from edge_agent.messages import Totals
+    from edge_agent.outbox.rows import Entry
     from edge_agent.parts import Parts
-    from edge_agent.rows import Entry
     from edge_agent.tuning import Tuning
+    from edge_agent.visits.completion import Outcome
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import ConfigError, DeliveryError
 from edge_agent.agent import Agent
-from edge_agent.alarms import Alarms
-from edge_agent.camera import Camera
-from edge_agent.camera_profile import load_profile
-from edge_agent.capture_process import CAPTURE_COMMAND
-from edge_agent.certificates import CertificateWatch
+from edge_agent.capture.camera import Camera
+from edge_agent.capture.child import CAPTURE_COMMAND
 from edge_agent.check import secret_files
 from edge_agent.commands.assemble import CommandsKit
-from edge_agent.delivery import make_publisher, make_uploader, upload_target
-from edge_agent.frame_path import FramePath
-from edge_agent.home_assistant import discovery_topic, make_discovery
-from edge_agent.ledger import Ledger
+from edge_agent.delivery.home_assistant import discovery_topic, make_discovery
+from edge_agent.delivery.targets import make_publisher, make_uploader, upload_target
+from edge_agent.health.alarms import Alarms
+from edge_agent.health.certificates import CertificateWatch
+from edge_agent.health.prometheus import Endpoint
+from edge_agent.health.report import Report
+from edge_agent.health.telemetry import Telemetry
 from edge_agent.loading import first_counter
 from edge_agent.messages import Topics
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_rescue import open_outbox
+from edge_agent.outbox.ledger import Ledger
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.quota import Quota
+from edge_agent.outbox.rescue import open_outbox
+from edge_agent.outbox.spool import Spool
 from edge_agent.parts import Pace, Parts
 from edge_agent.probation import Probation
-from edge_agent.prometheus import Endpoint
-from edge_agent.quota import Quota
 from edge_agent.records import read_records
-from edge_agent.report import Report
-from edge_agent.spool import Spool
-from edge_agent.telemetry import Telemetry
+from edge_agent.visits.camera_profile import load_profile
+from edge_agent.visits.frame_path import FramePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from bundle.counter import Counter
     from edge_agent.config import AgentConfig
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
 
 _LOG = logging.getLogger(__name__)
 

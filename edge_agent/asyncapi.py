@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from edge_agent import messages
 from edge_agent.commands.schema import COMMANDS
-from edge_agent.home_assistant import Discovery
+from edge_agent.delivery.home_assistant import Discovery
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

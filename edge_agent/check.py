@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from bundle.engines.choose import ENGINES
 from bundle.errors import ConfigError
-from edge_agent.camera_profile import load_profile
+from edge_agent.capture.sources import check_video, photo_names, source_kind
 from edge_agent.records import read_records
-from edge_agent.sources import check_video, photo_names, source_kind
+from edge_agent.visits.camera_profile import load_profile
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig

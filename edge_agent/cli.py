@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edge_agent.agent import Agent
     from edge_agent.messages import Totals
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
 
 _CONFIG = click.option(
     "--config",
@@ -68,8 +68,8 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
       bintally agent run --config agent.toml --json | tail -n 1
     """
     from edge_agent.assemble import assemble
-    from edge_agent.guard import guarded
-    from edge_agent.logs import set_up_logs
+    from edge_agent.health.guard import guarded
+    from edge_agent.health.logs import set_up_logs
 
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where each thread was
     config = load_config(config_file).config

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from edge_agent.alarms import Alarms
-    from edge_agent.camera import Camera
+    from edge_agent.capture.camera import Camera
     from edge_agent.commands.service import Commands
-    from edge_agent.frame_path import FramePath
-    from edge_agent.outbox import Outbox
+    from edge_agent.delivery.publisher import Publisher
+    from edge_agent.delivery.uploads import Uploader
+    from edge_agent.health.alarms import Alarms
+    from edge_agent.health.prometheus import Endpoint
+    from edge_agent.health.report import Report
+    from edge_agent.health.telemetry import Telemetry
+    from edge_agent.outbox.outbox import Outbox
     from edge_agent.probation import Probation
-    from edge_agent.prometheus import Endpoint
-    from edge_agent.publisher import Publisher
-    from edge_agent.report import Report
-    from edge_agent.telemetry import Telemetry
-    from edge_agent.uploads import Uploader
+    from edge_agent.visits.frame_path import FramePath
 
 
 @dataclass(frozen=True, slots=True)

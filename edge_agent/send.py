@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from bundle.errors import ConfigError, DeliveryError
 from edge_agent.commands.schema import COMMANDS, MAX_LIFETIME_S, Command
-from edge_agent.link import VERSIONS, HandshakeError, VersionRefusedError
+from edge_agent.delivery.link import VERSIONS, HandshakeError, VersionRefusedError
+from edge_agent.delivery.mqtt import PahoLink
 from edge_agent.messages import Topics
-from edge_agent.mqtt import PahoLink
 from edge_agent.threads import Waker
 
 if TYPE_CHECKING:

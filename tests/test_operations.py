@@ -91,7 +91,7 @@ def test_operations_has_every_drop_that_the_description_of_messages_has(
 
 
 def test_operations_has_every_reason_of_a_degraded_robot(repository: Path, sections: dict[str, set[str]]) -> None:
-    text = (repository / "edge_agent/alarms.py").read_text(encoding="utf-8")
+    text = (repository / "edge_agent/health/alarms.py").read_text(encoding="utf-8")
     begins = set(re.findall(r'reasons(?:\.append\(| = \[| \+= \[)f?"(\w+)', text))
     assert {"camera", "outbox", "uploads", "machine"} <= begins
     assert begins - sections["Why a robot is degraded"] == set()

@@ -16,9 +16,9 @@ from edge_agent.commands.service import Commands, JobHandler, visit_answer
 from edge_agent.commands.settings import Settings, kept_overrides
 from edge_agent.commands.simple import CaptureHandler, PingHandler, SetHandler, SnapshotHandler
 from edge_agent.commands.visit_requests import VisitRequests
-from edge_agent.privacy import blur_outside
-from edge_agent.recorder import Recorder
 from edge_agent.tuning import tuning
+from edge_agent.visits.privacy import blur_outside
+from edge_agent.visits.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from bundle.counter import Counter
     from edge_agent.commands.order import Handler
     from edge_agent.commands.schema import Overrides
-    from edge_agent.commands.table import Remembered
     from edge_agent.config import AgentConfig
+    from edge_agent.health.telemetry import Telemetry
     from edge_agent.messages import Topics
-    from edge_agent.outbox import Outbox
-    from edge_agent.telemetry import Telemetry
+    from edge_agent.outbox.command_table import Remembered
+    from edge_agent.outbox.outbox import Outbox
 
 
 class CommandsKit:

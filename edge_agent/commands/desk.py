@@ -23,20 +23,20 @@ from edge_agent.commands.order import Order
 from edge_agent.commands.parse import command_id_of, parse
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import Command
+from edge_agent.health.repeats import TokenBucket
 from edge_agent.machine import read_clock
 from edge_agent.messages import new_event_id, utc
-from edge_agent.repeats import TokenBucket
-from edge_agent.rows import Entry
+from edge_agent.outbox.rows import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge_agent.commands.memory import Memory
     from edge_agent.commands.order import Done, Results, State
-    from edge_agent.commands.table import StoredCommand
-    from edge_agent.link import Delivery
-    from edge_agent.outbox import Outbox
-    from edge_agent.telemetry import Telemetry
+    from edge_agent.delivery.link import Delivery
+    from edge_agent.health.telemetry import Telemetry
+    from edge_agent.outbox.command_table import StoredCommand
+    from edge_agent.outbox.outbox import Outbox
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bundle.counter import Counter
-    from edge_agent.camera import Camera
-    from edge_agent.frames import Frame
+    from edge_agent.capture.camera import Camera
+    from edge_agent.capture.frames import Frame
     from edge_agent.tuning import Tuning
 
 

@@ -20,8 +20,8 @@ from bundle.errors import BintallyError
 from bundle.manifest import MANIFEST_NAME
 from bundle.verify import read_manifest
 from edge_agent.commands.reasons import CommandError, Reason
-from edge_agent.iot import IotCredentials
-from edge_agent.s3 import read_object
+from edge_agent.delivery.iot import IotCredentials
+from edge_agent.delivery.s3 import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

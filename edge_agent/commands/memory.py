@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import MAX_LIFETIME_S
-from edge_agent.commands.table import GRACE_S, OPEN_STATES, StoredCommand, short_result
+from edge_agent.outbox.command_table import GRACE_S, OPEN_STATES, StoredCommand, short_result
 
 if TYPE_CHECKING:
     from edge_agent.commands.schema import Command
-    from edge_agent.commands.table import Remembered
-    from edge_agent.rows import CommandRecord
+    from edge_agent.outbox.command_table import Remembered
+    from edge_agent.outbox.rows import CommandRecord
 
 MAX_COMMANDS = 4096
 SKEW_S = 60.0

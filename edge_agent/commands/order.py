@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_agent.commands.reasons import CommandError, Reason
-from edge_agent.commands.table import OPEN_STATES
 from edge_agent.machine import read_clock
 from edge_agent.messages import ResultMessage, new_event_id, utc
-from edge_agent.rows import CommandRecord, Entry
+from edge_agent.outbox.command_table import OPEN_STATES
+from edge_agent.outbox.rows import CommandRecord, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from edge_agent.commands.schema import Command
     from edge_agent.messages import Topics
-    from edge_agent.rows import ImageEntry
+    from edge_agent.outbox.rows import ImageEntry
 
     State = Literal["accepted", "running", "succeeded", "failed", "refused"]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edge_agent.commands.bundles import Switch
     from edge_agent.commands.order import Order, Progress
     from edge_agent.commands.schema import Recalibrate
-    from edge_agent.recorder import Recorder
+    from edge_agent.visits.recorder import Recorder
 
 _LOG = logging.getLogger(__name__)
 

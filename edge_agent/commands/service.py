@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from edge_agent.commands.settings import Settings
     from edge_agent.commands.visit_requests import VisitRequest
     from edge_agent.messages import CountMessage
-    from edge_agent.recorder import Recorder
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
+    from edge_agent.visits.recorder import Recorder
 
 
 class JobHandler(Handler):

@@ -13,9 +13,9 @@ from bundle.images import encode_jpeg
 from edge_agent.commands.order import Done, Handler
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.visit_requests import VisitRequest
+from edge_agent.delivery.uploads import image_key
 from edge_agent.messages import SnapshotSidecar, utc
-from edge_agent.rows import ImageEntry
-from edge_agent.uploads import image_key
+from edge_agent.outbox.rows import ImageEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

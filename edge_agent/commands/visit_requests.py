@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from edge_agent.commands.order import Order
     from edge_agent.messages import CountMessage
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
 
 MAX_WAITING = 8
 

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import cv2
 
 from bundle.errors import BintallyError
-from edge_agent.camera_profile import load_profile
+from edge_agent.capture.sources import check_video, photo_names, source_kind
 from edge_agent.doctor.finding import Finding, failure
 from edge_agent.masking import shown_source
-from edge_agent.sources import check_video, photo_names, source_kind
+from edge_agent.visits.camera_profile import load_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError
 from edge_agent.check import secret_files
+from edge_agent.delivery.tls import certificate_end, make_context
 from edge_agent.doctor.finding import Finding, failure
 from edge_agent.machine import disk_free_bytes, read_clock
-from edge_agent.tls import certificate_end, make_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, DeliveryError
+from edge_agent.delivery.link import VERSION_NAMES, VERSIONS, HandshakeError, VersionRefusedError
+from edge_agent.delivery.mqtt import PahoLink
 from edge_agent.doctor.finding import Finding, failure
-from edge_agent.link import VERSION_NAMES, VERSIONS, HandshakeError, VersionRefusedError
 from edge_agent.machine import read_clock
 from edge_agent.messages import EventMessage, Topics, new_event_id, utc
-from edge_agent.mqtt import PahoLink
 from edge_agent.threads import Waker
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def examine_store(config: AgentConfig) -> Finding:
     Returns:
         The finding.
     """
-    from edge_agent.delivery import upload_target
+    from edge_agent.delivery.targets import upload_target
 
     target, prefix = upload_target(config)
     if target is None:

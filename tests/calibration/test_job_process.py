@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bundle.store import Store
-from edge_agent import capture
+from edge_agent.capture import process as capture
 from tests.calibration.scenes import write_records
 from tests.edge_agent.waiting import wait_until
 

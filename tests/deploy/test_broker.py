@@ -14,17 +14,17 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bundle.errors import DeliveryError
-from edge_agent.link import Will
-from edge_agent.mqtt import PahoLink
+from edge_agent.delivery.link import Will
+from edge_agent.delivery.mqtt import PahoLink
+from edge_agent.delivery.tls import certificate_end
 from edge_agent.threads import Waker
-from edge_agent.tls import certificate_end
 from tests.edge_agent.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge_agent.config import MqttSection
-    from edge_agent.link import Ack
+    from edge_agent.delivery.link import Ack
     from tests.deploy.conftest import Site
 
 _OWN = ("status", "count", "bin/01044", "telemetry", "event", "cmd/ping/result")

@@ -17,7 +17,7 @@ from bundle.errors import BintallyError, ConfigError, InputError, IntegrityError
 from bundle.images import encode_jpeg, read
 from edge_agent.assemble import assemble
 from edge_agent.cli import agent as agent_command
-from edge_agent.outbox_rescue import open_outbox
+from edge_agent.outbox.rescue import open_outbox
 from tests.edge_agent.running import AgentProcess, config_text, load_text, write_photos
 from tests.edge_agent.test_sources import huge_png
 from tests.edge_agent.waiting import wait_until
@@ -167,7 +167,7 @@ def test_agent_embedded_broker_of_the_demo_receives_every_count(tmp_path: Path, 
 def test_agent_broker_that_swallows_version_5_gets_every_count_in_the_older_one(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, *, with_will_alone: bool
 ) -> None:
-    monkeypatch.setattr("edge_agent.mqtt._CONNACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("edge_agent.delivery.mqtt._CONNACK_TIMEOUT_S", 0.3)
     photos = write_photos(tmp_path / "photos", COUNTS)
     script = Script(swallows=lambda version, will: version == 5 and (will or not with_will_alone))
     with ScriptedBroker(script) as scripted:
@@ -180,8 +180,8 @@ def test_agent_broker_that_swallows_version_5_gets_every_count_in_the_older_one(
 def test_agent_says_in_its_status_that_the_broker_refuses_counts_and_loses_none(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_agent.held._FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr("edge_agent.held._LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("edge_agent.delivery.held._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("edge_agent.delivery.held._LONGEST_PAUSE_S", 0.1)
     photos = write_photos(tmp_path / "photos", COUNTS)
     script = Script(reason=lambda topic: 0x87 if topic.endswith("/count") else 0)
     with ScriptedBroker(script) as scripted:

@@ -11,13 +11,13 @@ from bundle.errors import CameraError
 from bundle.images import read
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
-from edge_agent.camera import Camera
-from edge_agent.capture_process import is_readable
+from edge_agent.capture.camera import Camera
+from edge_agent.capture.child import is_readable
+from edge_agent.capture.devices import Device, stable_names
+from edge_agent.capture.frames import Frame, FrameMessage, FrameStats, Notice, decode_message, encode_message
+from edge_agent.capture.ring import FrameRing, RingShape
 from edge_agent.config import CameraSection
-from edge_agent.devices import Device, stable_names
-from edge_agent.frames import Frame, FrameMessage, FrameStats, Notice, decode_message, encode_message
 from edge_agent.machine import slept_s
-from edge_agent.ring import FrameRing, RingShape
 from tests.edge_agent.running import write_photos
 from tests.edge_agent.test_sources import write_video
 from tests.edge_agent.waiting import wait_until
@@ -163,8 +163,8 @@ def test_camera_device_is_found_again_under_another_number(tmp_path: Path, monke
     for number in (0, 2):
         (tmp_path / f"video{number}").touch()
     (links / "usb-a").symlink_to(tmp_path / "video0")
-    monkeypatch.setattr("edge_agent.devices.stable_names", lambda source: stable_names(source, tmp_path))
-    monkeypatch.setattr("edge_agent.devices.is_local", lambda _: True)
+    monkeypatch.setattr("edge_agent.capture.devices.stable_names", lambda source: stable_names(source, tmp_path))
+    monkeypatch.setattr("edge_agent.capture.devices.is_local", lambda _: True)
     device = Device(str(tmp_path / "video0"))
     assert device.now() == str(tmp_path / "video0")
     (links / "usb-a").unlink()

@@ -22,9 +22,9 @@ from bundle.moved import MovedDetector
 from calibration.boards import BoardSpec
 from calibration.camera import Request, calibrate_camera
 from edge_agent.assemble import assemble
-from edge_agent.camera_profile import MovedWatch
 from edge_agent.check import check_references
 from edge_agent.config import CameraSection
+from edge_agent.visits.camera_profile import MovedWatch
 from tests.calibration.bin_scenes import POSE, bin_picture, true_corners
 from tests.edge_agent.running import config_text, load_text
 from tests.edge_agent.waiting import wait_until

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.assemble import assemble
-from edge_agent.certificates import CertificateWatch
-from edge_agent.tls import certificate_end
+from edge_agent.delivery.tls import certificate_end
+from edge_agent.health.certificates import CertificateWatch
 from tests.edge_agent.running import config_text, load_text, write_photos
 from tests.simulators.authority import Authority
 

@@ -13,7 +13,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from bundle.errors import InputError
 from edge_agent.cli import agent as agent_command
-from edge_agent.outbox_rescue import open_outbox
+from edge_agent.outbox.rescue import open_outbox
 from tests.edge_agent.running import ROOT, AgentProcess, config_text, load_text, write_photos
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import EmbeddedBroker, Subscriber, free_port

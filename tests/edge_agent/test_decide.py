@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.counter import Count
-from edge_agent.budget import BinTally, UploadBudget, admit
 from edge_agent.config import QuotaSection
-from edge_agent.decide import Rescans, reason_to_upload
+from edge_agent.outbox.budget import BinTally, UploadBudget, admit
+from edge_agent.visits.decide import Rescans, reason_to_upload
 
 if TYPE_CHECKING:
     from bundle.verdict import VerdictWord
@@ -74,7 +74,7 @@ def test_bin_tally_holds_each_bin_to_its_bound_and_begins_anew_every_day() -> No
 
 
 def test_bin_tally_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.budget.MAX_BINS", 3)
+    monkeypatch.setattr("edge_agent.outbox.budget.MAX_BINS", 3)
     tally = BinTally()
     for name in "abcd":
         tally.admit(name, 1, 0.0)

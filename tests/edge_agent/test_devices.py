@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_agent.devices import find_device, plugged_in, stable_names
+from edge_agent.capture.devices import find_device, plugged_in, stable_names
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from calibration.refit import Paths, refit_confidence
 from demo.render import render_bin
 from demo.seeds import tour_seed
 from edge_agent.assemble import assemble
-from edge_agent.drift_watch import DriftWatch
+from edge_agent.visits.drift_watch import DriftWatch
 from tests.calibration.scenes import scene, write_table
 from tests.edge_agent.running import config_text, load_text
 from tests.edge_agent.waiting import wait_until

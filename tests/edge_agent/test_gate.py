@@ -11,9 +11,9 @@ import pytest
 from bundle.images import read
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
+from edge_agent.capture.frames import FrameStats
+from edge_agent.capture.gate import GateState, flat_tail, judge, measure
 from edge_agent.config import GateSection
-from edge_agent.frames import FrameStats
-from edge_agent.gate import GateState, flat_tail, judge, measure
 
 _SHARED = Path(os.environ.get("BINTALLY_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 _ORIGINALS = _SHARED / "abid" / "originals"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.errors import ConfigError
-from edge_agent.health import Watchdog
-from edge_agent.logs import JournalFormatter, JsonFormatter, Throttle, set_up_logs
+from edge_agent.health.logs import JournalFormatter, JsonFormatter, Throttle, set_up_logs
+from edge_agent.health.prometheus import Endpoint, exposition
+from edge_agent.health.watchdog import Watchdog
 from edge_agent.machine import ClockQuality, Heat, judge_clock, read_clock, read_heat
 from edge_agent.messages import StageLatency, TelemetryMessage, utc
-from edge_agent.prometheus import Endpoint, exposition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.held import Held, stream_of
-from edge_agent.rows import StoredMessage
+from edge_agent.delivery.held import Held, stream_of
+from edge_agent.outbox.rows import StoredMessage
 
 if TYPE_CHECKING:
-    from edge_agent.rows import MessageKind
+    from edge_agent.outbox.rows import MessageKind
 
 
 class Clock:

@@ -16,9 +16,9 @@ import pytest
 from pydantic import ValidationError
 
 from edge_agent.config import IotSection, S3Section
-from edge_agent.iot import IotCredentials, Keys
-from edge_agent.s3 import S3Target
-from edge_agent.uploads import UploadError
+from edge_agent.delivery.iot import IotCredentials, Keys
+from edge_agent.delivery.s3 import S3Target
+from edge_agent.delivery.uploads import UploadError
 from tests.simulators.authority import Authority
 from tests.simulators.object_store import MotoStore
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from edge_agent.allowance import Allowance
+    from edge_agent.delivery.allowance import Allowance
 
 
 class Provider:
@@ -189,7 +189,7 @@ def test_answer_of_another_form_is_refused_without_quoting_it(
 
 
 def test_endpoint_that_drips_is_left(authority: Authority, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.iot._TIMEOUT_S", 0.5)
+    monkeypatch.setattr("edge_agent.delivery.iot._TIMEOUT_S", 0.5)
     provider.pause_s = 0.05
     with pytest.raises(UploadError, match="cannot be reached"):
         IotCredentials(section(authority, provider.port), "r1").current()
@@ -220,15 +220,15 @@ def test_uploads_use_the_keys_and_ask_for_new_ones_when_the_store_says_that_they
         settings = S3Section(bucket=store.bucket, endpoint_url=store.url)
         credentials = IotCredentials(section(authority, provider.port), "r1")
         target = S3Target(settings, credentials)
-        import edge_agent.s3
+        import edge_agent.delivery.s3
 
-        make_client = edge_agent.s3._make_client
+        make_client = edge_agent.delivery.s3._make_client
 
         def watched(settings: S3Section, keys: Keys | None, allowance: Allowance) -> S3Client:
             used.append(keys)
             return make_client(settings, keys, allowance)
 
-        monkeypatch.setattr("edge_agent.s3._make_client", watched)
+        monkeypatch.setattr("edge_agent.delivery.s3._make_client", watched)
         target.put("wh1/r1/a.txt", b"a", "text/plain")
         target.put("wh1/r1/b.txt", b"b", "text/plain")
         assert [keys.access_key for keys in used if keys is not None] == ["ASIA0000000000000001"]

@@ -9,8 +9,8 @@ import pytest
 from cv2 import videoio_registry
 
 from bundle.errors import CameraError, ConfigError
-from edge_agent.live import CameraSource, backend_of, pipeline
-from edge_agent.sources import Picture
+from edge_agent.capture.live import CameraSource, backend_of, pipeline
+from edge_agent.capture.sources import Picture
 from tests.simulators.broker import free_port
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bundle.errors import ConfigError
-from edge_agent.markers import MAX_LABEL, MarkerReader
+from edge_agent.capture.markers import MAX_LABEL, MarkerReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.errors import DeliveryError
-from edge_agent import tls
 from edge_agent.config import MqttSection, TlsSection
-from edge_agent.link import Ack, HandshakeError, VersionRefusedError, Will
-from edge_agent.mqtt import PahoLink
+from edge_agent.delivery import tls
+from edge_agent.delivery.link import Ack, HandshakeError, VersionRefusedError, Will
+from edge_agent.delivery.mqtt import PahoLink
 from edge_agent.threads import Waker
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import (
@@ -114,7 +114,7 @@ def test_link_amqtt_refuses_version_5_and_speaks_the_older_one(waker: Waker, mon
         section = MqttSection(port=broker.port)
         with pytest.raises(VersionRefusedError):
             PahoLink(section, client_id="test-agent", version=5, will=None)
-        monkeypatch.setattr("edge_agent.mqtt._CONNACK_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("edge_agent.delivery.mqtt._CONNACK_TIMEOUT_S", 0.5)
         with pytest.raises(HandshakeError):
             connect(broker.port, version=5)
         monkeypatch.undo()
@@ -133,7 +133,7 @@ def test_link_broker_that_closes_on_a_version_is_told_apart() -> None:
 
 
 def test_link_silent_broker_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_agent.mqtt._CONNACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("edge_agent.delivery.mqtt._CONNACK_TIMEOUT_S", 0.3)
     with ScriptedBroker(Script(connack=False)) as broker, pytest.raises(DeliveryError, match="does not answer"):
         connect(broker.port)
 
@@ -170,7 +170,7 @@ def test_link_connections_that_are_over_wait_for_no_garbage_collector(monkeypatc
         made.append(weakref.ref(context))  # Each holds about 1 MB of certificates.
         return context
 
-    monkeypatch.setattr("edge_agent.tls.make_context", watched)
+    monkeypatch.setattr("edge_agent.delivery.tls.make_context", watched)
     gc.disable()
     try:
         for host in ("127.0.0.1", "broker.invalid"):

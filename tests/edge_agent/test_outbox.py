@@ -10,12 +10,12 @@ import pytest
 
 from bundle.errors import ConfigError, DeliveryError
 from edge_agent.config import StateSection
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_file import OutboxFile, StoreFullError
-from edge_agent.outbox_rescue import open_outbox
-from edge_agent.rows import Entry, ImageEntry, StoredMessage
-from edge_agent.spool import Spool
+from edge_agent.outbox.file import OutboxFile, StoreFullError
+from edge_agent.outbox.ledger import Ledger
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.rescue import open_outbox
+from edge_agent.outbox.rows import Entry, ImageEntry, StoredMessage
+from edge_agent.outbox.spool import Spool
 from tests.edge_agent.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -454,7 +454,7 @@ _FULL_DISK = """
 import os, sys, time
 from pathlib import Path
 from tests.edge_agent.test_outbox import entry, open_ledger
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 from tests.edge_agent.waiting import wait_until
 folder = Path(sys.argv[1])
 accepted = []

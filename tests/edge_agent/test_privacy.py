@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_agent.privacy import blur_outside
+from edge_agent.visits.privacy import blur_outside
 
 _REGION = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
 

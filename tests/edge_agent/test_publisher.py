@@ -7,12 +7,12 @@ import pytest
 
 from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection
-from edge_agent.link import Ack, HandshakeError, VersionRefusedError
+from edge_agent.delivery.link import Ack, HandshakeError, VersionRefusedError
+from edge_agent.delivery.publisher import Publisher
 from edge_agent.messages import Topics
-from edge_agent.newest import NewestPerBin
-from edge_agent.outbox import Outbox
-from edge_agent.publisher import Publisher
-from edge_agent.rows import Entry, StoredMessage
+from edge_agent.outbox.newest import NewestPerBin
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.rows import Entry, StoredMessage
 from tests.edge_agent.test_outbox import open_ledger
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker_link import Publication, SimulatedLink
@@ -193,8 +193,8 @@ def test_publisher_refused_for_now_stays_before_the_later_ones_of_its_bin_after_
 def test_publisher_counts_that_are_refused_for_long_are_all_delivered_in_the_order_of_their_bins(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_agent.held._FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("edge_agent.held._LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr("edge_agent.delivery.held._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("edge_agent.delivery.held._LONGEST_PAUSE_S", 0.05)
     mistaken, refused = True, 0
 
     def answer(p: Publication) -> Ack | None:
@@ -377,7 +377,7 @@ def test_publisher_says_directly_what_fits_and_tells_what_does_not(
     assert world.publisher.direct.refused == {"homeassistant/x": "too long", world.topics.telemetry: "too long"}
     world.publisher.send_telemetry((b"t",))
     wait_until(lambda: world.topics.telemetry not in world.publisher.direct.refused)
-    said = [record.getMessage() for record in caplog.records if record.name == "edge_agent.direct"]
+    said = [record.getMessage() for record in caplog.records if record.name == "edge_agent.delivery.direct"]
     assert said == [
         "homeassistant/x: the broker refuses it: too long",
         f"{world.topics.telemetry}: it is sent shorter: too long",

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.budget import UploadBudget
 from edge_agent.config import QuotaSection
-from edge_agent.quota import Quota, Spent, Stored
-from edge_agent.rows import Entry, ImageEntry
+from edge_agent.outbox.budget import UploadBudget
+from edge_agent.outbox.quota import Quota, Spent, Stored
+from edge_agent.outbox.rows import Entry, ImageEntry
 from tests.edge_agent.running import AgentProcess, config_text, write_photos
 from tests.edge_agent.test_outbox import Clock, ledger_in
 from tests.edge_agent.waiting import wait_until

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_file import OutboxFile
-from edge_agent.receipts import Receipts
+from edge_agent.outbox.file import OutboxFile
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.receipts import Receipts
 from tests.edge_agent.test_outbox import entry, event_ids, ledger_in, open_ledger, take_all
 from tests.edge_agent.waiting import wait_until
 

@@ -4,13 +4,13 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.alarms import Alarms
+from edge_agent.health.alarms import Alarms
+from edge_agent.health.repeats import Repeats, TokenBucket
 from edge_agent.machine import Heat
 from edge_agent.messages import Topics
-from edge_agent.repeats import Repeats, TokenBucket
 
 if TYPE_CHECKING:
-    from edge_agent.rows import Entry
+    from edge_agent.outbox.rows import Entry
 
 
 def test_token_bucket_gives_its_burst_and_then_its_rate() -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from edge_agent.resolver import Found, Resolver
+from edge_agent.delivery.resolver import Found, Resolver
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import free_port
 

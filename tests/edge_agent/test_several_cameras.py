@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_agent.camera import Camera
-    from edge_agent.rows import Entry
+    from edge_agent.capture.camera import Camera
+    from edge_agent.outbox.rows import Entry
 
 _COUNTS = [0, 1, 2, 3, 4, 5] * 5
 

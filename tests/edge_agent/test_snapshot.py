@@ -14,12 +14,12 @@ import pytest
 from bundle.errors import CameraError, ConfigError
 from bundle.images import decode, encode_jpeg
 from bundle.manifest import Preprocessing
-from edge_agent.camera import Camera
-from edge_agent.capture_process import is_readable
+from edge_agent.capture.camera import Camera
+from edge_agent.capture.child import is_readable
+from edge_agent.capture.frames import Frame
+from edge_agent.capture.snapshot import SnapshotSource
+from edge_agent.capture.sources import Picture
 from edge_agent.config import CameraSection
-from edge_agent.frames import Frame
-from edge_agent.snapshot import SnapshotSource
-from edge_agent.sources import Picture
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import grey
 

@@ -13,8 +13,8 @@ import pytest
 from bundle.camera import CameraProfile
 from bundle.errors import InputError
 from bundle.images import encode_jpeg
-from edge_agent.capture_order import CaptureOrder, open_source
-from edge_agent.sources import (
+from edge_agent.capture.order import CaptureOrder, open_source
+from edge_agent.capture.sources import (
     FolderSource,
     Picture,
     Unusable,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.config import S3Section
-from edge_agent.outbox import Outbox
-from edge_agent.rows import Entry, ImageEntry
-from edge_agent.s3 import S3Target
-from edge_agent.spool import Spool
-from edge_agent.uploads import FolderTarget, Uploader, UploadError, image_key
+from edge_agent.delivery.s3 import S3Target
+from edge_agent.delivery.uploads import FolderTarget, Uploader, UploadError, image_key
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.rows import Entry, ImageEntry
+from edge_agent.outbox.spool import Spool
 from tests.edge_agent.test_outbox import open_ledger
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.broker import free_port
@@ -20,7 +20,7 @@ from tests.simulators.object_store import CREDENTIALS, SimulatedTarget
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_agent.uploads import Target
+    from edge_agent.delivery.uploads import Target
     from tests.simulators.object_store import MotoStore
 
 pytestmark = pytest.mark.usefixtures("store_keys")

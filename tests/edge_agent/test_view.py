@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge_agent.capture.frames import FrameMessage, FrameStats
 from edge_agent.config import CameraSection
-from edge_agent.count_message import name_bin
-from edge_agent.frames import FrameMessage, FrameStats
-from edge_agent.view import View
+from edge_agent.visits.count_message import name_bin
+from edge_agent.visits.view import View
 
 _STATS = FrameStats(brightness=100.0, sharpness=50.0, motion=0.0, checksum=1)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from edge_agent.config import VisitSection
-from edge_agent.visit import (
+from edge_agent.visits.visit import (
     Trigger,
     VisitState,
     begin,

@@ -93,7 +93,8 @@ class ForkedAgent:
 
 def main() -> None:
     """Fork agents until standard input ends."""
-    from edge_agent import assemble, s3  # noqa: F401 - imported once, for every fork
+    import edge_agent.assemble
+    import edge_agent.delivery.s3  # noqa: F401 - imported once, for every fork
 
     for line in sys.stdin:
         words = line.split()

@@ -21,14 +21,14 @@ import click
 
 from bundle.errors import DeliveryError
 from edge_agent.config import MqttSection, StateSection
-from edge_agent.ledger import Ledger
+from edge_agent.delivery.publisher import Publisher
+from edge_agent.delivery.uploads import Uploader, UploadError, image_key
 from edge_agent.messages import Topics
-from edge_agent.outbox import Outbox
-from edge_agent.outbox_rescue import open_outbox
-from edge_agent.publisher import Publisher
-from edge_agent.rows import Entry, ImageEntry
-from edge_agent.spool import Spool
-from edge_agent.uploads import Uploader, UploadError, image_key
+from edge_agent.outbox.ledger import Ledger
+from edge_agent.outbox.outbox import Outbox
+from edge_agent.outbox.rescue import open_outbox
+from edge_agent.outbox.rows import Entry, ImageEntry
+from edge_agent.outbox.spool import Spool
 from tests.faults.soak import folder_bytes
 from tests.simulators.broker_link import SimulatedLink
 

@@ -34,7 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _DISK_BYTES = 48 << 20
 _CARELESS = """
 import sys
-from edge_agent import outbox_file, spool
+from edge_agent.outbox import file as outbox_file
+from edge_agent.outbox import spool
 from tests.faults import writer
 durable = outbox_file.OutboxFile.transaction
 outbox_file.OutboxFile.transaction = lambda self, *, durable_=durable, **_: durable_(self, durable=False)

@@ -23,8 +23,9 @@ import numpy as np
 import bintally
 from bundle.engines.choose import open_engine
 from bundle.engines.ort import OrtEngine
-from edge_agent import assemble, guard, loading, stages
+from edge_agent import assemble, loading, stages
 from edge_agent.commands import bundles
+from edge_agent.health import guard
 from tests.simulators.camera import COMMAND, PREFIX
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.config import MqttSection
-from edge_agent.link import Will
-from edge_agent.mqtt import PahoLink
+from edge_agent.delivery.link import Will
+from edge_agent.delivery.mqtt import PahoLink
 from tests.edge_agent.running import AgentProcess, config_text, write_photos
 from tests.edge_agent.test_publisher import World
 from tests.edge_agent.waiting import wait_until
@@ -20,7 +20,7 @@ from tests.simulators.broker import MOSQUITTO, Mosquitto, Script, ScriptedBroker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_agent.publisher import Publisher
+    from edge_agent.delivery.publisher import Publisher
     from tests.faults.network import Mode
 
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")

@@ -12,7 +12,7 @@ import pytest
 
 from bundle.errors import InputError
 from bundle.images import decode, encode_jpeg
-from edge_agent.spool import Spool
+from edge_agent.outbox.spool import Spool
 from tests.faults.writer import entry, open_ledger, picture
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ def test_start_on_a_full_disk_gives_the_reserve_up_and_works(tmp_path: Path, not
 _REMOVES_ON_A_NEARLY_FULL_DISK = """
 import os, sys
 from pathlib import Path
-from edge_agent.rows import Entry
+from edge_agent.outbox.rows import Entry
 from tests.faults.small_disk import fill
 from tests.faults.writer import open_ledger
 root = Path(sys.argv[1])
@@ -135,7 +135,7 @@ def test_rescue_that_a_full_disk_and_kills_interrupt_is_taken_up_again_and_loses
 _COUNTS_ON_A_FULL_DISK = """
 import os, sys, time
 from pathlib import Path
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 from tests.edge_agent.waiting import wait_until
 from tests.faults.small_disk import fill
 from tests.faults.writer import entry, open_ledger

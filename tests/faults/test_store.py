@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.errors import DeliveryError
-from edge_agent.agent import _YOUNG_OBJECTS
 from edge_agent.config import S3Section
-from edge_agent.s3 import S3Target, read_object
-from edge_agent.uploads import UploadError
+from edge_agent.delivery.s3 import S3Target, read_object
+from edge_agent.delivery.uploads import UploadError
+from edge_agent.lifecycle import _YOUNG_OBJECTS
 from tests.edge_agent.test_uploads import World
 from tests.edge_agent.waiting import wait_until
 from tests.faults.network import Network

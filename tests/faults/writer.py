@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from bundle.errors import BintallyError
 from bundle.store import Store
 from edge_agent.config import StateSection
-from edge_agent.ledger import Ledger
-from edge_agent.outbox_file import StoreFullError
-from edge_agent.outbox_rescue import open_outbox
-from edge_agent.rows import Entry, ImageEntry
-from edge_agent.spool import Spool
+from edge_agent.outbox.file import StoreFullError
+from edge_agent.outbox.ledger import Ledger
+from edge_agent.outbox.rescue import open_outbox
+from edge_agent.outbox.rows import Entry, ImageEntry
+from edge_agent.outbox.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A link to a broker that exists in memory: the interface of `edge_agent.mqtt.Link`, told how to fail."""
+"""A link to a broker that exists in memory: the interface of `edge_agent.delivery.mqtt.Link`, told how to fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bundle.errors import DeliveryError
-from edge_agent.link import Ack, Delivery
+from edge_agent.delivery.link import Ack, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

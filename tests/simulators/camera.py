@@ -21,15 +21,15 @@ import cv2
 import numpy as np
 
 from bundle.errors import CameraError, InputError
-from edge_agent.capture import run
-from edge_agent.sources import Picture, Unusable
+from edge_agent.capture.process import run
+from edge_agent.capture.sources import Picture, Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from edge_agent.capture_order import CaptureOrder
+    from edge_agent.capture.order import CaptureOrder
 
 PREFIX = "/dev/simulated"
 COMMAND = (sys.executable, "-m", "tests.simulators.camera")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from typing_extensions import Self
 
-    from edge_agent.uploads import UploadError
+    from edge_agent.delivery.uploads import UploadError
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
@@ -101,7 +101,7 @@ class MotoStore:
 
 @dataclass(slots=True)
 class SimulatedTarget:
-    """A store in memory: the interface of `edge_agent.uploads.Target`.
+    """A store in memory: the interface of `edge_agent.delivery.uploads.Target`.
 
     Attributes:
         objects: What it holds.

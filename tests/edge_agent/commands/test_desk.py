@@ -12,12 +12,12 @@ from edge_agent.commands.order import Done, Handler, Order, Progress, Results
 from edge_agent.commands.parse import parse
 from edge_agent.commands.runner import Runner
 from edge_agent.commands.simple import CaptureHandler
-from edge_agent.commands.table import Remembered, StoredCommand
 from edge_agent.commands.visit_requests import VisitRequests
-from edge_agent.intake import Intake
-from edge_agent.link import Delivery
+from edge_agent.delivery.intake import Intake
+from edge_agent.delivery.link import Delivery
 from edge_agent.messages import Topics, new_event_id
-from edge_agent.rows import Entry
+from edge_agent.outbox.command_table import Remembered, StoredCommand
+from edge_agent.outbox.rows import Entry
 from tests.edge_agent.commands.sending import BASE, fields
 from tests.edge_agent.waiting import wait_until
 

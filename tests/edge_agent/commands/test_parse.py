@@ -15,8 +15,8 @@ from edge_agent.commands.memory import Memory
 from edge_agent.commands.parse import MAX_BYTES, MAX_DEPTH, command_id_of, parse
 from edge_agent.commands.reasons import CommandError, Reason
 from edge_agent.commands.schema import COMMANDS, Capture, Set
-from edge_agent.commands.table import Remembered, StoredCommand
-from edge_agent.rows import CommandRecord
+from edge_agent.outbox.command_table import Remembered, StoredCommand
+from edge_agent.outbox.rows import CommandRecord
 from tests.simulators.hostile import hostile, valid
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from edge_agent.commands.parse import parse
 from edge_agent.commands.reasons import CommandError
 from edge_agent.commands.recalibrate import RecalibrateHandler
 from edge_agent.messages import utc
-from edge_agent.recorder import Recorder
-from edge_agent.visit_folder import VisitFolder
+from edge_agent.visits.recorder import Recorder
+from edge_agent.visits.visit_folder import VisitFolder
 from tests.edge_agent.waiting import wait_until
 from tests.simulators.bundle_factory import make_bundle
 

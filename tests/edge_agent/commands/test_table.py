@@ -6,8 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_agent.outbox_rescue import open_outbox
-from edge_agent.rows import CommandRecord, Entry
+from edge_agent.outbox.rescue import open_outbox
+from edge_agent.outbox.rows import CommandRecord, Entry
 from tests.edge_agent.test_outbox import entry, ledger_in
 
 if TYPE_CHECKING:

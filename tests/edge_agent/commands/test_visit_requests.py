@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from edge_agent.commands.visit_requests import MAX_WAITING, VisitRequest, VisitRequests
-from edge_agent.rows import Entry
+from edge_agent.outbox.rows import Entry
 
 
 def request(

@@ -1,0 +1,1 @@
+"""Cameras: pictures come out of a process that may hang, crash or vanish."""

@@ -1,0 +1,1 @@
+"""What was counted, made durable before anything is sent."""
