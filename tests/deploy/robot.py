@@ -56,6 +56,7 @@ password_file /srv/broker/passwords
 allow_anonymous false
 persistence true
 persistence_location /srv/broker/
+max_queued_messages 1000000
 """
 
 
