@@ -26,7 +26,7 @@ def on_small_disk(point: Path, program: str, options: str = "size=12m") -> str:
     done = subprocess.run(
         [*mount, sys.executable, "-c", program, str(point)], capture_output=True, text=True, timeout=1800, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
