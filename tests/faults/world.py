@@ -38,12 +38,16 @@ class KeepingBroker(Mosquitto):
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder, KEEPING.format(folder=folder))
 
-    def restart(self) -> None:
-        """Stop it in order and start it again on the same port."""
+    def stop(self) -> None:
+        """Stop it in order: what it has acknowledged is on its disk. `start` brings it back on the same port."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(20)
         self._process = None
+
+    def restart(self) -> None:
+        """Stop it in order and start it again."""
+        self.stop()
         self.start()
 
 
