@@ -20,6 +20,8 @@ from bundle.verify import load_bundle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MOST_LINKS = 40  # as Linux follows
+
 
 @contextmanager
 def as_owner_of(folder: Path) -> Iterator[None]:
@@ -76,17 +78,35 @@ def readable_by_owner_of(folder: Path, bundle: Path) -> Iterator[Path]:
 
 
 def _owner(folder: Path) -> tuple[int, int] | None:
-    """User and group of the first folder on the way that is not root's: whose it is decides what lies below.
+    """User and group of the first on the way that is not root's: whose it is decides what lies below.
 
     None where nothing is to be changed: this is not root, or everything is root's.
     """
     if os.geteuid() != 0:
         return None
-    for path in (*reversed(folder.absolute().parents), folder.absolute()):
+    for path in _way(folder):
         try:
             status = path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             break
         if status.st_uid:
             return status.st_uid, status.st_gid
     return None
+
+
+def _way(folder: Path) -> Iterator[Path]:
+    """Every folder and link that is passed on the way: a link of root's may lead into somebody else's folder."""
+    here, rest, links = Path(), list(folder.absolute().parts), 0
+    while rest:
+        name = rest.pop(0)
+        if name == "..":
+            here = here.parent
+            continue
+        here /= name  # a "/" begins anew
+        yield here
+        if here.is_symlink():
+            links += 1
+            if links > _MOST_LINKS:  # what is opened through them fails as well
+                return
+            rest = [*here.readlink().parts, *rest]
+            here = here.parent

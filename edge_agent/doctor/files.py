@@ -11,6 +11,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError
+from bundle.owner import as_owner_of
 from edge_agent.check import secret_files
 from edge_agent.delivery.tls import certificate_end, make_context
 from edge_agent.doctor.finding import Finding, failure
@@ -58,7 +59,7 @@ def examine_bundle(config: AgentConfig) -> Iterator[Finding]:
 
 
 def examine_state(config: AgentConfig) -> Finding:
-    """Can the outbox be written, and is there room for what it may grow to?
+    """Can the outbox be written, and is there room for what it may grow to? Root asks as the owner of the folder.
 
     Args:
         config: The configuration.
@@ -66,6 +67,11 @@ def examine_state(config: AgentConfig) -> Finding:
     Returns:
         The finding.
     """
+    with as_owner_of(config.state.path):
+        return _state(config)
+
+
+def _state(config: AgentConfig) -> Finding:
     folder, subject = config.state.path, "state"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from bundle.errors import BintallyError, DeliveryError
+from bundle.owner import as_owner_of
 from edge_agent.delivery.link import VERSION_NAMES, VERSIONS, HandshakeError, VersionRefusedError
 from edge_agent.delivery.mqtt import PahoLink
 from edge_agent.doctor.finding import Finding, failure
@@ -94,7 +96,7 @@ def _publish_on(link: PahoLink, config: AgentConfig) -> None:
 
 
 def examine_store(config: AgentConfig) -> Finding:
-    """Store one small object where images go.
+    """Store one small object where images go; into a folder root writes as its owner.
 
     Args:
         config: The configuration.
@@ -109,9 +111,12 @@ def examine_store(config: AgentConfig) -> Finding:
         fix = "Set [s3] or uploads.folder, if people shall look at them."
         return Finding("images", "warn", "they go nowhere: unsure visits are counted without a picture", fix)
     key = f"{prefix}/doctor.txt"
+    # Never the same bytes twice: what is there already would not be written again.
+    content = f"written by bintally agent doctor at {utc(time.time())}\n".encode()
+    folder = config.uploads.folder if config.s3 is None else None
     try:
-        # Never the same bytes twice: what is there already would not be written again.
-        target.put(key, f"written by bintally agent doctor at {utc(time.time())}\n".encode(), "text/plain")
+        with nullcontext() if folder is None else as_owner_of(folder):
+            target.put(key, content, "text/plain")
     except BintallyError as exc:
         return failure("images", exc)
     return Finding("images", "ok", f"{target.name} took {key}")

@@ -66,6 +66,31 @@ def test_install_by_root_goes_nowhere_that_the_owner_may_not_write(machine: Path
     assert os.geteuid() == 0
 
 
+@needs_root
+@pytest.mark.parametrize("folder", ["service", "service/store"])
+def test_install_by_root_through_links_of_its_own_leaves_the_store_to_its_owner(
+    machine: Path, tiny_bundle: Path, folder: str
+) -> None:
+    (machine / "disk").symlink_to("service")
+    (machine / "service/store").symlink_to(machine / "home")  # the service's own: root must not follow it as root
+    (machine / "state").symlink_to(machine / "disk" / Path(folder).relative_to("service"))
+    done = call("install", tiny_bundle, "--store", machine / "state" / "bundles")
+    assert not list((machine / "home").iterdir())
+    if folder == "service":
+        assert done.exit_code == 0, done.output
+        files = list((machine / "service/bundles").rglob("*"))
+        assert {(path.stat().st_uid, path.stat().st_gid) for path in files} == {(_USER, _GROUP)}
+    else:
+        assert "may not be read or written" in str(done.exception)
+
+
+@needs_root
+def test_install_by_root_into_links_in_a_circle_ends(machine: Path, tiny_bundle: Path) -> None:
+    (machine / "here").symlink_to("there")
+    (machine / "there").symlink_to("here")
+    assert call("install", tiny_bundle, "--store", machine / "here").exit_code != 0
+
+
 def test_install_without_the_rights_says_what_to_do(
     tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,15 +15,15 @@ from click.testing import CliRunner
 
 from edge_agent.cli import agent as agent_command
 from edge_agent.doctor.cameras import examine_cameras
-from edge_agent.doctor.files import examine_clock, examine_secrets
-from edge_agent.doctor.remote import judge_service
+from edge_agent.doctor.files import examine_clock, examine_secrets, examine_state
+from edge_agent.doctor.remote import examine_store, judge_service
 from edge_agent.machine import ClockQuality
 from tests.edge_agent.running import config_text, load_text, write_photos
 from tests.simulators.broker import MOSQUITTO, Mosquitto, Subscriber, free_port
 from tests.simulators.object_store import CREDENTIALS, MotoStore
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from edge_agent.config import AgentConfig
 
 needs_mosquitto = pytest.mark.skipif(MOSQUITTO is None, reason="no mosquitto binary")
 
@@ -99,6 +101,32 @@ def test_doctor_plain_report_is_one_line_each_with_the_fix(tmp_path: Path, tiny_
     lines = answer.output.splitlines()
     assert all(line.split()[0] in ("ok", "warn", "FAIL") for line in lines)
     assert all(("->" in line) == (line.split()[0] != "ok") for line in lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_doctor_by_root_leaves_the_folders_of_the_service_to_the_service(tmp_path: Path) -> None:
+    user = 65534
+    # Not below tmp_path: the service could not enter it.
+    with tempfile.TemporaryDirectory(prefix="bintally-machine-") as name:
+        machine = Path(name)
+        machine.chmod(0o755)
+        (machine / "root").mkdir(mode=0o700)
+        (machine / "service").mkdir(mode=0o700)
+        os.chown(machine / "service", user, user)
+        (machine / "service/images").symlink_to(machine / "root")  # as a service that was taken over might plant it
+
+        def config(images: str) -> AgentConfig:
+            rest = f"[uploads]\nfolder = '{machine}/service/{images}'\n"
+            return load_text(
+                tmp_path, config_text(bundle=tmp_path, source=0, state=machine / "service/agent", rest=rest)
+            )
+
+        assert examine_state(config("images")).level == "ok"
+        assert examine_store(config("images")).level == "FAIL"
+        assert not list((machine / "root").iterdir())
+        assert examine_store(config("others")).level == "ok"
+        of_root = {path.name for path in (machine / "service").rglob("*") if path.lstat().st_uid == 0}
+        assert of_root == {"images"}, "the planted link alone"
 
 
 @pytest.mark.parametrize(
