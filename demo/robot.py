@@ -85,7 +85,7 @@ def configuration(plan: RobotPlan, folder: Path) -> str:
                 "credentials_file": str(folder / "credentials"),
             },
         ),
-        # Without the random sample of confident visits, so that what was uploaded is what was unsure.
+        # Without the random sample of confident visits: what is uploaded was unsure, or is not what the record says.
         ("[uploads]", {"audit_share": 0.0}),
         ("[telemetry]", {"interval_s": 1.0}),
     ]

@@ -68,7 +68,7 @@ def test_tour_of_rendered_bins_loses_nothing_and_leaves_nothing(temporary: Path,
         "frames", "accepted", "received", "lost", "unsure", "uploaded", "accuracy", "p50_ms", "p99_ms",
     }  # fmt: skip
     assert (summary["frames"], summary["accepted"], summary["received"], summary["lost"]) == (8, 8, 8, 0)
-    assert summary["uploaded"] == summary["unsure"]
+    assert summary["uploaded"] >= summary["unsure"]  # and what is sure and not what the record says
     assert 0 <= summary["accuracy"] <= 1
     assert 0 < summary["p50_ms"] <= summary["p99_ms"]
     assert err.count("bin-0000") == 8  # not a terminal: one plain line per visit
@@ -181,7 +181,7 @@ def test_tour_with_the_shipped_bundle_counts_what_was_rendered(temporary: Path) 
     assert code == 0, err
     summary = last_object(out)
     assert (summary["lost"], summary["received"]) == (0, 40)
-    assert summary["uploaded"] == summary["unsure"]
+    assert summary["uploaded"] >= summary["unsure"]  # and what is sure and not what the record says
     assert summary["accuracy"] >= 0.8  # 0.9 is promised over many bins; 40 of them may be 0.1 off by chance
 
 

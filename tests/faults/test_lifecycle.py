@@ -67,9 +67,9 @@ def test_agent_that_slept_joins_no_frames_from_before_and_after(tmp_path: Path, 
         before = len(agent.counts)
         wait_until(lambda: len(agent.counts) > before, what="a count")  # noqa: B023 - called at once
         agent.process.send_signal(signal.SIGSTOP)
-        time.sleep(0.3)
+        time.sleep(1.0)  # also a starved camera has filled its slot by now
         control.write_text(label, encoding="utf-8")  # the robot is carried to another bin meanwhile
-        time.sleep(0.7)
+        time.sleep(0.4)
         agent.process.send_signal(signal.SIGCONT)
         wait_until(lambda: agent.ended or agent.counts[-1]["label"] == label, what="the other bin")  # noqa: B023 - at once
         assert not agent.ended, agent.stderr
