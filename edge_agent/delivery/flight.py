@@ -37,3 +37,12 @@ class Session:
     link: Link
     packets: deque[Packet] = field(default_factory=deque)
     in_flight: dict[int, tuple[Packet, float]] = field(default_factory=dict)
+
+    def put_first(self, packet: Packet) -> None:
+        """Put a packet in front of what waits, instead of an older one of its topic.
+
+        Args:
+            packet: Of no message: what it says replaces what was said before.
+        """
+        waiting = [other for other in self.packets if other.row is not None or other.topic != packet.topic]
+        self.packets = deque([packet, *waiting])

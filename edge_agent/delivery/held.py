@@ -40,9 +40,11 @@ class _Pause:
     words: str = ""
 
     def refuse(self, now_s: float, words: str) -> None:
+        self.words = words
+        if now_s < self.until_s < math.inf:
+            return  # it was sent before the refusal that is being waited for
         self.until_s = now_s + self.backoff.next_s()
         self.refusals += 1
-        self.words = words
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Delivery to the broker: at least once, in order, with a small window; what is refused waits, or is set aside.
+"""Delivery to the broker: at least once, a bin in order, with a small window; what is refused waits or is set aside.
 
 Runs in one thread over a `Link`; knows nothing of paho. What is in flight when a connection breaks is sent again first
 on the next one, under the same event_id. A crash of the agent repeats what was sent and not yet acknowledged: at most
@@ -235,7 +235,7 @@ class Publisher:
         """Put something retained in front of what waits."""
         payload = self.direct.choose(session.link, topic, wordings)
         if payload is not None:
-            session.packets.appendleft(Packet(None, topic, payload, retain=True))
+            session.put_first(Packet(None, topic, payload, retain=True))
 
     def _next_message(self, session: Session) -> bool:
         if self._stop.is_set():

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.delivery.flight import Packet, Session
 from edge_agent.delivery.held import Held, stream_of
 from edge_agent.outbox.rows import StoredMessage
+from tests.simulators.broker_link import SimulatedLink
 
 if TYPE_CHECKING:
     from edge_agent.outbox.rows import MessageKind
@@ -141,3 +143,21 @@ def test_held_is_bounded(held: Held) -> None:
         held.admit(row(number, f"b{number % 7}"))
         number += 1
     assert number == Held.MAX_ROWS
+
+
+def test_held_messages_under_way_together_are_refused_once(held: Held, clock: Clock) -> None:
+    rows = [row(number, f"b{number}") for number in range(4)]
+    assert all(held.admit(message) for message in rows)
+    for message in rows:
+        held.refuse(message, "a quota")
+    assert held.words() == ()  # a quota that is exceeded for a moment
+    taken(held, clock, within_s=4)
+
+
+def test_session_newest_status_alone_waits_in_front_of_the_counts() -> None:
+    session = Session(SimulatedLink())
+    count = Packet(7, "count", b"1", retain=False)
+    session.packets.append(count)
+    for payload in (b"lost", b"back"):
+        session.put_first(Packet(None, "status", payload, retain=True))
+    assert list(session.packets) == [Packet(None, "status", b"back", retain=True), count]
