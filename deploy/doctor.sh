@@ -11,7 +11,16 @@ for word in "$@"; do
 done
 
 said=$(mktemp)
-trap 'rm -f "/run/systemd/system/$unit" "$said"; systemctl daemon-reload' EXIT
+# Also after Ctrl-C, which ends only the waiting for it.
+# shellcheck disable=SC2317 # the trap reaches it
+clean_up() {
+  systemctl stop --quiet "$unit" 2>/dev/null || true
+  systemctl reset-failed --quiet "$unit" 2>/dev/null || true
+  rm -f "/run/systemd/system/$unit" "$said"
+  systemctl daemon-reload
+}
+trap clean_up EXIT
+trap 'exit 130' HUP INT TERM
 # The agent's unit with its overrides, and what is different about a doctor. The folder in /run stays the agent's.
 {
   systemctl cat bintally-agent.service
@@ -32,5 +41,4 @@ code=0
 systemctl start --quiet "$unit" 2>/dev/null || code=1
 cat "$said"
 [ "$code" -eq 0 ] || [ -s "$said" ] || fail "it did not start: journalctl -u $unit -n 20"
-systemctl reset-failed --quiet "$unit" 2>/dev/null || true
 exit "$code"

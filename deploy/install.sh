@@ -54,7 +54,7 @@ done
 say() { echo "$*"; }
 run() { if [ "$dry" = yes ]; then echo "would run: $*"; else "$@"; fi; }
 
-opt=$root/opt/bintally etc=$root/etc/bintally units=$root/etc/systemd/system
+opt=$root/opt/bintally etc=$root/etc/bintally units=$root/etc/systemd/system command=$root/usr/local/bin/bintally
 # What was current, one release a line, since the service was last restarted here: one of them may still run.
 unstarted=$opt/not-restarted
 
@@ -72,6 +72,12 @@ sys.exit(any(os.path.realpath(path).startswith(("/home/", "/root/", "/run/user/"
   if [ "$jetson" = auto ]; then
     if [ -e "$root/etc/nv_tegra_release" ]; then jetson=yes; else jetson=no; fi
   fi
+  if [ "$jetson" = yes ] && [ -s "$requirements" ]; then
+    "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' ||
+      fail "$python is $("$python" -V), but OpenCV, TensorRT and deploy/jetson.txt are for the Python 3.10 of JetPack 6; pass --python /usr/bin/python3.10"
+  fi
+  [ -L "$command" ] || [ ! -e "$command" ] ||
+    fail "$command is in the way, as \`pip install\` leaves it; sudo python3 -m pip uninstall bintally, or move it away, then run this again"
 }
 
 # The name of a release is its content: the same content is never installed twice.
@@ -212,8 +218,10 @@ make_user_and_folders() {
 first_config() {
   if [ -e "$etc/agent.toml" ]; then say "keeping /etc/bintally/agent.toml"; return; fi
   say "writing an example to /etc/bintally/agent.toml"
-  run install -m 640 "$here/agent.example.toml" "$etc/agent.toml"
-  [ -n "$root" ] || run chgrp bintally "$etc/agent.toml"
+  # Under its name only when it is whole and the service may read it: the next run keeps what it finds there.
+  if [ -n "$root" ]; then set --; else set -- -g bintally; fi
+  run install -m 640 "$@" "$here/agent.example.toml" "$etc/agent.toml.new"
+  run mv "$etc/agent.toml.new" "$etc/agent.toml"
 }
 
 # The switch is one rename; a power cut leaves the old release or the new one.
@@ -227,8 +235,10 @@ activate() {
     run ln -sfn "$target" "$opt/current.new"
     run mv -T "$opt/current.new" "$opt/current"
   fi
-  [ -e "$root/usr/local/bin/bintally" ] || run mkdir -p "$root/usr/local/bin"
-  [ -L "$root/usr/local/bin/bintally" ] || run ln -s /opt/bintally/current/bin/bintally "$root/usr/local/bin/bintally"
+  if [ "$(readlink "$command" 2>/dev/null)" != /opt/bintally/current/bin/bintally ]; then
+    run mkdir -p "$(dirname "$command")"
+    run ln -sfn /opt/bintally/current/bin/bintally "$command"
+  fi
 }
 
 # The current release stays, the one before, and what may still run.

@@ -161,6 +161,44 @@ def test_install_twice_changes_nothing_and_upgrade_keeps_what_is_the_operators(
     assert not [name for name in left if "bintally" in name and "override" not in name and not name.endswith(".d")]
 
 
+def test_install_replaces_a_link_to_another_command_and_stops_before_a_file(
+    repository: Path, tmp_path: Path, wheel: Path
+) -> None:
+    root = tmp_path / "root"
+    command = root / "usr/local/bin/bintally"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/usr/bin/python3\n", encoding="ascii")  # as `pip install .` leaves it
+    before = tree(root)
+    refused = install(repository, root, wheel)
+    assert refused.returncode != 0
+    assert f"{command} is in the way" in refused.stderr
+    assert "pip uninstall bintally" in refused.stderr
+    assert tree(root) == before
+    command.unlink()
+    command.symlink_to("/home/engineer/.venv/bin/bintally")
+    done = install(repository, root, wheel)
+    assert done.returncode == 0, done.stderr
+    assert command.readlink() == Path("/opt/bintally/current/bin/bintally")
+
+
+def test_install_on_a_jetson_with_another_python_than_its_pins_says_so(repository: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    pretend = "import sys; sys.version_info = (3, 12, 3, 'final', 0); exec(sys.argv[1])"
+    python.write_text(
+        f"""#!/bin/sh
+if [ "$1" = -V ]; then echo Python 3.12.3; exit; fi
+exec {shlex.quote(sys.executable)} -c {shlex.quote(pretend)} "$2"
+""",
+        encoding="utf-8",
+    )
+    python.chmod(0o755)
+    refused = call(repository, "install.sh", tmp_path / "root", "--jetson", "--python", str(python))
+    assert refused.returncode != 0
+    assert "Python 3.12.3" in refused.stderr
+    assert "Python 3.10 of JetPack 6" in refused.stderr
+    assert not (tmp_path / "root").exists()
+
+
 @pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
 def test_script_with_an_unknown_option_does_nothing(repository: Path, tmp_path: Path, script: str) -> None:
     done = call(repository, script, tmp_path / "root", "--purgee")

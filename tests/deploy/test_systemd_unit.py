@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
 
 import click
@@ -17,7 +18,6 @@ from edge_agent.lifecycle import CLOSE_S, GOODBYE_S
 
 ANALYZE = shutil.which("systemd-analyze")
 _SYSTEM_UNITS = Path("/usr/lib/systemd/system")
-_HIGHEST_EXPOSURE = 2.0
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze")
 
 
@@ -56,10 +56,29 @@ def test_unit_verifies_without_a_word_and_is_exposed_little(units: Path, tmp_pat
     unit = install(units, tmp_path, drop_ins)
     verified = analyze("verify", f"--root={tmp_path}", unit.name)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    assert exposure(unit) <= 2.0
+
+
+def exposure(unit: Path) -> float:
     judged = analyze("security", "--offline=true", str(unit))
     level = re.search(r"Overall exposure level for \S+: ([\d.]+)", judged.stdout)
     assert level is not None, judged.stderr
-    assert float(level[1]) <= _HIGHEST_EXPOSURE
+    return float(level[1])
+
+
+@needs_systemd
+def test_exposure_is_what_the_page_says_also_with_its_override_for_the_clock(
+    repository: Path, units: Path, tmp_path: Path
+) -> None:
+    page = (repository / "docs/operations.md").read_text(encoding="utf-8")
+    said = re.search(r"security bintally-agent` \(([\d.]+) of 10\)", page)
+    override = re.search(r"\(exposure then ([\d.]+)\):\n\n((?: {4}.+\n)+)", page)
+    assert said is not None
+    assert override is not None
+    unit = install(units, tmp_path, [])
+    assert exposure(unit) == float(said[1])
+    unit.write_text(unit.read_text(encoding="utf-8") + textwrap.dedent(override[2]), encoding="utf-8")
+    assert exposure(unit) == float(override[1])
 
 
 @needs_systemd
