@@ -274,6 +274,11 @@ class OutboxFile:
         free = self._pragma("freelist_count")
         return self._pragma("page_count") - free + _BOUND_MARGIN_PAGES >= self._pragma("max_page_count")
 
+    @property
+    def taken_share(self) -> float:
+        """How much of its bound the file takes, 0 to 1."""
+        return (self._pragma("page_count") - self._pragma("freelist_count")) / self._pragma("max_page_count")
+
     def shrink(self) -> bool:
         """Give free pages back to the disk, some at a time.
 

@@ -252,7 +252,7 @@ class Ledger:
         self.numbers.messages += saved.messages
         self.numbers.images += saved.images
         self.numbers.image_bytes += saved.image_bytes
-        if saved.stopped and self.numbers.images:
+        if saved.no_room and self.numbers.images:
             self.make_room([])
 
     def close(self) -> None:

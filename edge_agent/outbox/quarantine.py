@@ -59,7 +59,9 @@ class Quarantine:
         Raises:
             OSError: The disk refused.
         """
-        folder = self._root / f"{time.time_ns():020d}{_UNFINISHED}"
+        # Not the clock alone: without a battery it begins anew at every boot.
+        newest = max((int(put.stem) for put in self._root.glob("*") if put.stem.isdecimal()), default=0)
+        folder = self._root / f"{max(time.time_ns(), newest + 1):020d}{_UNFINISHED}"
         folder.mkdir(parents=True)
         self._move(folder)
         return folder

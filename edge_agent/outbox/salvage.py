@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 256
 _LEAVE_FREE_BYTES = 2 << 20
+_MOST_TAKEN = 0.75
 """Room that new counts, and the next start, need more than old rows, which are safe where they are."""
 
 
@@ -43,6 +44,7 @@ class Saved:
         image_bytes: What their files take.
         refused: Rows that could be read but not trusted.
         stopped: Why not everything was, empty otherwise.
+        no_room: There was no room for it.
     """
 
     messages: int = 0
@@ -50,6 +52,7 @@ class Saved:
     image_bytes: int = 0
     refused: int = 0
     stopped: str = ""
+    no_room: bool = False
 
 
 class Salvage:
@@ -121,6 +124,7 @@ class Salvage:
                     pass
         except (StoreFullError, OSError) as exc:
             saved.stopped = str(exc)
+            saved.no_room = isinstance(exc, StoreFullError) or exc.errno in NO_ROOM
         return saved
 
     def _chunks(
@@ -132,7 +136,7 @@ class Salvage:
             if damaged is not None:
                 with closing(damaged):
                     while found := self._next_rows(damaged, folder.name):
-                        _require_room(folder)
+                        self._require_room(folder)
                         self._store(saved, folder.name, found, (first_message, first_image), late_up_s)
                         yield
             self._quarantine.finish(folder)
@@ -148,6 +152,12 @@ class Salvage:
             if isinstance(exc, OSError) and exc.errno in NO_ROOM:
                 raise
             return None  # what the disk does not give back is no row that can be trusted
+
+    def _require_room(self, folder: Path) -> None:
+        if free_bytes(folder) < _LEAVE_FREE_BYTES:
+            raise StoreFullError("the disk is nearly full")
+        if self._file.taken_share > _MOST_TAKEN:
+            raise StoreFullError("the new outbox is nearly full")
 
     def _next_rows(self, damaged: DamagedFile, folder: str) -> _Found | None:
         # Images first: they are few, and where room is short they can go for a count, once they are known.
@@ -176,11 +186,6 @@ class Salvage:
         saved.images += len(images)
         saved.image_bytes += sum(image.size for image in images)
         saved.refused += len(found.rows) - len(rows)
-
-
-def _require_room(folder: Path) -> None:
-    if free_bytes(folder) < _LEAVE_FREE_BYTES:
-        raise StoreFullError("the disk is nearly full")
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,7 +174,7 @@ class Stock:
             DeliveryError: The file is broken.
         """
         page = self._file.images(0, _EVICT_IMAGES)
-        self._drop("image", page.damaged, "images_damaged")
+        self.drop_damaged("image", page.damaged)
         self.remove_images(page.rows, "images_evicted")
         return bool(page.rows or page.damaged)
 
