@@ -1,8 +1,8 @@
 """Reading a damaged SQLite file: row by row, stepping over what cannot be read.
 
 The file is mended first, by adding to it and taking nothing away: a lost header is written anew, a lost end is filled
-with zeros. Rows behind a filled hole fail one by one instead of all together. Needs no room on the disk: the
-connection is exclusive, so that SQLite keeps its index of the log in memory.
+with zeros. Rows behind a filled hole fail one by one instead of all together. What may pass, a lock of another process
+or a disk that is full or away, is raised: it is neither a hole nor the end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_ID = 1 << 61
+_LOCK_WAIT_S = 0.5
+_IO_ERROR = "disk I/O error"
+_MAY_PASS = (
+    _IO_ERROR,
+    "database is locked",
+    "database table is locked",
+    "locking protocol",
+    "unable to open database file",
+    "database or disk is full",
+    "attempt to write a readonly database",
+)
+"""SQLite's words: Python 3.10 does not tell its codes."""
 _MAGIC = b"SQLite format 3\0"
 # The file format's header, big-endian (sqlite.org/fileformat2.html, section 1.3).
 _HEADER = struct.Struct(">16sHBBBBBBIIIIIIIIIIII20xII")
@@ -31,13 +43,12 @@ class DamagedFile:
 
     Raises:
         OSError: The disk refuses to have it mended.
-        sqlite3.Error: It is not to be opened at all.
+        sqlite3.Error: It cannot be opened now.
     """
 
     def __init__(self, path: Path) -> None:
         _mend(path)
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        self.connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self.connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_WAIT_S)
 
     def close(self) -> None:
         """Close it."""
@@ -53,6 +64,9 @@ class DamagedFile:
 
         Yields:
             Rows in the order of their ids; values may be of any type.
+
+        Raises:
+            sqlite3.Error: It cannot be read now.
         """
         query = f"SELECT {columns} FROM {table} WHERE id > ? ORDER BY id LIMIT 1"  # noqa: S608 - constants
         try:
@@ -65,14 +79,18 @@ class DamagedFile:
                     return
                 after = int(str(found[0]))
                 yield found
-        except (sqlite3.Error, ValueError):
-            return
+        except (sqlite3.DatabaseError, ValueError, OverflowError) as exc:
+            if _may_pass(exc):
+                raise
 
     def _read_after(self, query: str, after: int) -> tuple[object, ...] | None:
         """Read the next row: nothing () at the end, None where the file cannot be read."""
         try:
             row: tuple[object, ...] | None = self.connection.execute(query, (after,)).fetchone()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as exc:
+            # A bad sector is stepped over; a disk that gives nothing at all any more is raised behind it.
+            if _may_pass(exc) and (str(exc) != _IO_ERROR or after >= _MAX_ID):
+                raise
             return None
         return row or ()
 
@@ -92,6 +110,10 @@ class DamagedFile:
             else:
                 high, found = middle, nearer
         return found
+
+
+def _may_pass(exc: Exception) -> bool:
+    return isinstance(exc, sqlite3.OperationalError) and str(exc).startswith(_MAY_PASS)
 
 
 def _mend(path: Path) -> None:

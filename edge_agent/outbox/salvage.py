@@ -93,11 +93,15 @@ class Salvage:
 
     def _commands(self, folder: Path) -> Salvaged:
         at_s = time.time()
-        damaged = self._open(folder)
-        if damaged is None:
-            return Salvaged((), (), whole=False, at_s=at_s)
-        with closing(damaged):
-            return salvage(damaged.connection, at_s)
+        try:
+            damaged = self._open(folder)
+            if damaged is not None:
+                with closing(damaged):
+                    return salvage(damaged.connection, at_s)
+        except (OSError, sqlite3.Error) as exc:
+            if isinstance(exc, OSError) and exc.errno in NO_ROOM:
+                raise
+        return Salvaged((), (), whole=False, at_s=at_s)
 
     def take_rows(
         self, first_message: int, first_image: int, *, late_up_s: float | None, chunks: int | None = None
@@ -122,9 +126,9 @@ class Salvage:
             with closing(self._chunks(saved, first_message, first_image, late_up_s)) as taken:
                 for _ in islice(taken, chunks):
                     pass
-        except (StoreFullError, OSError) as exc:
+        except (StoreFullError, OSError, sqlite3.Error) as exc:
             saved.stopped = str(exc)
-            saved.no_room = isinstance(exc, StoreFullError) or exc.errno in NO_ROOM
+            saved.no_room = isinstance(exc, StoreFullError) or getattr(exc, "errno", None) in NO_ROOM
         return saved
 
     def _chunks(
@@ -146,12 +150,7 @@ class Salvage:
 
     def _open(self, folder: Path) -> DamagedFile | None:
         path = folder / self._file.path.name
-        try:
-            return DamagedFile(path) if path.exists() and path.stat().st_size else None
-        except (OSError, sqlite3.Error) as exc:
-            if isinstance(exc, OSError) and exc.errno in NO_ROOM:
-                raise
-            return None  # what the disk does not give back is no row that can be trusted
+        return DamagedFile(path) if path.exists() and path.stat().st_size else None
 
     def _require_room(self, folder: Path) -> None:
         if free_bytes(folder) < _LEAVE_FREE_BYTES:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
+from edge_agent.outbox.damaged_file import DamagedFile
 from edge_agent.outbox.quarantine import Quarantine
+from edge_agent.outbox.rescue import open_outbox
 from tests.edge_agent.test_outbox import entry, ledger_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+_MAX_BYTES = 16 << 20
 
 
 def leave_damaged(folder: Path, numbers: range, *, size: int = 300) -> None:
@@ -65,3 +71,63 @@ def test_evicted_images_that_are_damaged_are_counted_out(tmp_path: Path) -> None
         assert ledger.stock.evict_images()
         assert ledger.numbers.images == 0
         assert ledger.numbers.drops == {"images_damaged": 1, "images_evicted": 1}
+
+
+def lock(file: Path) -> sqlite3.Connection:
+    """Open a database so that nobody else can read it."""
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("PRAGMA locking_mode=EXCLUSIVE")
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+def test_rescue_of_a_file_that_another_process_locks_waits_for_it(tmp_path: Path) -> None:
+    leave_damaged(tmp_path, range(20))
+    path = tmp_path / "outbox.db"
+    with closing(DamagedFile(path)):  # its header is mended
+        pass
+    with closing(lock(Quarantine(path).take() / path.name)):
+        file, rescue = open_outbox(path, _MAX_BYTES)
+        file.close()
+        assert rescue is not None
+        assert (rescue.saved, rescue.stopped) == (0, "database is locked")
+    file, rescue = open_outbox(path, _MAX_BYTES)
+    file.close()
+    assert rescue is not None
+    assert (rescue.saved, rescue.stopped) == (20, "")
+
+
+def test_rescue_of_a_file_that_another_process_reads_waits_for_nobody(tmp_path: Path) -> None:
+    leave_damaged(tmp_path, range(20))
+    path = tmp_path / "outbox.db"
+    with closing(DamagedFile(path)) as reader:
+        assert reader.connection.execute("SELECT count(*) FROM message").fetchone() == (20,)
+        file, rescue = open_outbox(path, _MAX_BYTES)
+        file.close()
+    assert rescue is not None
+    assert (rescue.saved, rescue.stopped) == (20, "")
+
+
+class SickDisk:
+    """A database whose disk gives some rows back, and others not."""
+
+    def __init__(self, connection: sqlite3.Connection, bad: range) -> None:
+        self._connection = connection
+        self._bad = bad
+
+    def execute(self, query: str, arguments: tuple[int, ...] = ()) -> sqlite3.Cursor:
+        if arguments and self._bad.start <= arguments[0] < self._bad.stop:
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(query, arguments)
+
+
+def test_damaged_file_with_a_bad_sector_is_read_behind_it_and_one_without_its_disk_does_not_end(tmp_path: Path) -> None:
+    leave_damaged(tmp_path, range(20))
+    with closing(DamagedFile(tmp_path / "outbox.db")) as damaged:
+        whole = damaged.connection
+        damaged.connection = SickDisk(whole, range(5, 10))  # type: ignore[assignment]  # the fault that is injected
+        assert [row[0] for row in damaged.rows("message", "id", 0)] == [*range(1, 6), *range(11, 21)]
+        damaged.connection = SickDisk(whole, range(5, 1 << 62))  # type: ignore[assignment]  # the fault that is injected
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+            list(damaged.rows("message", "id", 0))
+        damaged.connection = whole
