@@ -5,7 +5,8 @@ ROOT/probation.json   which bundle, how often the agent crashed with it, the sta
 ```
 A bundle that has become current is on probation until the agent has counted with it for a while. A start of the agent
 that is neither followed by a good end nor by a restart of the machine was a crash; after `MAX_CRASHES` of them the next
-start goes back to the previous bundle, once: what counted before is trusted, and the bundle that crashed is removed.
+start goes back to the last bundle that proved itself, once, and removes what came after it. The store keeps that bundle
+for so long, also when others that have not proved themselves are activated meanwhile.
 
 Only the agent writes the note, whole or not at all; it is bound to a digest, so that whoever switches the store need
 not know of it. What follows from it (`started`) is pure.
@@ -49,7 +50,8 @@ class Note(_Kept):
 
     Attributes:
         digest: Of which bundle.
-        trusted: Digest of the last bundle that proved itself; this one's own when it is not on probation.
+        trusted: Digest of the last bundle that proved itself; this one's own when it is not on probation. The store
+            keeps it.
         crashes: How often the agent crashed with it.
         running: Boot of the machine in which the agent was started last; empty when that start has ended well.
         back_to: Digest of the bundle that is being gone back to.
@@ -97,23 +99,23 @@ def write_note(root: Path, note: Note) -> None:
     write_json(root / _NAME, note.model_dump(mode="json"))
 
 
-def started(note: Note | None, digests: tuple[str, str | None], boot: str) -> Note:
+def started(note: Note | None, current: str, boot: str, *, way_back: bool) -> Note:
     """What is known after one more start of the agent. Pure.
 
     Args:
         note: What was known; None trusts what is current, because nobody knows when it was activated.
-        digests: Of the current bundle and of the previous one, if there is one.
+        current: Digest of the current bundle.
         boot: Names the time since the machine was started.
+        way_back: The bundle that the note trusts is installed. Without it there is nothing to be on probation for.
 
     Returns:
         The note to keep.
     """
-    current, previous = digests
     if note is None:
         return Note(digest=current, trusted=current)
     # When another bundle became current while one was gone back from, that one was not taken back but replaced.
     taken = note.taken_back if note.back_to in ("", current) else None
-    if previous is None or current in (note.trusted, note.back_to):
+    if not way_back or current in (note.trusted, note.back_to):
         return Note(digest=current, trusted=current, taken_back=taken)
     if current == note.digest:
         crashes = note.crashes + (note.running == boot)

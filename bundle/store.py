@@ -5,8 +5,8 @@ ROOT/bundles/<digest>/   one verified bundle per folder, never modified
 ROOT/state.json          {"current": digest, "previous": digest}, replaced atomically
 ```
 A killed install leaves a folder under ROOT/incoming/, which the next install sweeps. The switch is one rename of
-state.json, so a reader sees the old bundle or the new one. Disk is bounded: after an activation only current and
-previous stay.
+state.json, so a reader sees the old bundle or the new one. Disk is bounded: after an activation only current, previous
+and, where `bundle.probation` names another one, the last bundle that proved itself stay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from bundle.durable import fsync_dir, fsync_tree, write_json
 from bundle.errors import BundleError, IntegrityError
 from bundle.manifest import MANIFEST_NAME
+from bundle.probation import read_note
 from bundle.verify import Bundle, load_bundle
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Store:
         Raises:
             BundleError: Nothing installed has this digest, or it does not verify.
         """
-        bundle = self._load(digest)
+        bundle = self.installed(digest)
         state = self._state()
         if state.current != digest:
             self._write(_State(current=digest, previous=state.current))
@@ -113,14 +114,31 @@ class Store:
         state = self._state()
         if state.previous is None:
             raise BundleError(f"store {self._root} has no previous bundle", fix="Install and activate another one.")
-        bundle = self._load(state.previous)
+        bundle = self.installed(state.previous)
         self._write(_State(current=state.previous, previous=None if forget else state.current))
         if forget:
             self._sweep()
         return bundle
 
+    def go_back(self, digest: str) -> Bundle:
+        """Make a bundle the current one, and remove every other one: what came after it proved bad.
+
+        Args:
+            digest: Of an installed bundle.
+
+        Returns:
+            The bundle that is current now.
+
+        Raises:
+            BundleError: Nothing installed has this digest, or it does not verify.
+        """
+        bundle = self.installed(digest)
+        self._write(_State(current=digest))
+        self._sweep()
+        return bundle
+
     def discard(self, digest: str) -> None:
-        """Remove an installed bundle that is not wanted; the current and the previous one stay.
+        """Remove an installed bundle that is not wanted; the current, the previous and the trusted one stay.
 
         Args:
             digest: Of it.
@@ -128,7 +146,7 @@ class Store:
         Raises:
             BundleError: The state file is damaged.
         """
-        if digest not in self.digests:
+        if digest not in self._kept():
             shutil.rmtree(self._bundles / digest, ignore_errors=True)
 
     def current(self) -> Bundle:
@@ -146,7 +164,7 @@ class Store:
                 f"store {self._root} has no active bundle",
                 fix="Run `bintally bundle install FOLDER --store STORE`.",
             )
-        return self._load(digest)
+        return self.installed(digest)
 
     def previous(self) -> Bundle | None:
         """The bundle that a rollback would bring back.
@@ -158,7 +176,7 @@ class Store:
             BundleError: It does not verify.
         """
         digest = self._state().previous
-        return self._load(digest) if digest else None
+        return self.installed(digest) if digest else None
 
     @property
     def digests(self) -> tuple[str | None, str | None]:
@@ -170,7 +188,26 @@ class Store:
         state = self._state()
         return state.current, state.previous
 
-    def _load(self, digest: str) -> Bundle:
+    def has(self, digest: str) -> bool:
+        """Ask whether a bundle is installed, without a look into it.
+
+        Args:
+            digest: Of it.
+        """
+        return (self._bundles / digest).is_dir()
+
+    def installed(self, digest: str) -> Bundle:
+        """An installed bundle.
+
+        Args:
+            digest: Of it.
+
+        Returns:
+            It, verified.
+
+        Raises:
+            BundleError: Nothing installed has this digest, or it does not verify.
+        """
         path = self._bundles / digest
         if not path.is_dir():
             raise BundleError(f"store {self._root} has no bundle {digest[:12]}", fix="Install it first.")
@@ -193,10 +230,14 @@ class Store:
     def _write(self, state: _State) -> None:
         write_json(self._root / _STATE_NAME, {"current": state.current, "previous": state.previous})
 
+    def _kept(self) -> tuple[str | None, ...]:
+        note = read_note(self._root)
+        return (*self.digests, None if note is None else note.trusted)
+
     def _sweep(self) -> None:
-        state = self._state()
+        kept = self._kept()
         for folder in self._bundles.iterdir():
-            if folder.name not in (state.current, state.previous):
+            if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

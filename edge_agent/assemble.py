@@ -65,6 +65,7 @@ def assemble(
     *,
     capture_command: Sequence[str] = CAPTURE_COMMAND,
     on_accepted: Callable[[Entry], None] | None = None,
+    probation: Probation | None = None,
 ) -> Agent:
     """Build an agent.
 
@@ -72,6 +73,7 @@ def assemble(
         config: Paths absolute, as `load_config` gives it.
         capture_command: How capture processes are started.
         on_accepted: Called, on the outbox's thread, with each count that has become durable.
+        probation: Of the store's bundle, for a caller that can be asked to end while it is loaded.
 
     Returns:
         The agent.
@@ -79,7 +81,7 @@ def assemble(
     Raises:
         BintallyError: Something that it needs is missing or damaged, or the disk refuses.
     """
-    probation = Probation(config.bundle.path)
+    probation = probation or Probation(config.bundle.path)
     with ExitStack() as undo, probation.fair():
         lock = _lock_state(config.state.path)
         undo.callback(os.close, lock)

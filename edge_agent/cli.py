@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge_agent.agent import Agent
     from edge_agent.messages import Totals
     from edge_agent.outbox.rows import Entry
+    from edge_agent.probation import Probation
 
 _CONFIG = click.option(
     "--config",
@@ -70,12 +71,14 @@ def run(config_file: Path, *, as_json: bool, log_json: bool) -> None:
     from edge_agent.assemble import assemble
     from edge_agent.health.guard import guarded
     from edge_agent.health.logs import set_up_logs
+    from edge_agent.probation import Probation
 
     faulthandler.enable()  # a watchdog's SIGABRT leaves in the log where each thread was
     config = load_config(config_file).config
     set_up_logs(config.log.level, json_lines=log_json or config.log.json_lines)
-    signals = _Signals()
-    ready = assemble(config, on_accepted=_print_count if as_json else None)
+    probation = Probation(config.bundle.path)
+    signals = _Signals(probation)
+    ready = assemble(config, on_accepted=_print_count if as_json else None, probation=probation)
     signals.stop(ready)
     with guarded(lambda: ready.late):
         totals = ready.run()
@@ -108,9 +111,17 @@ def _print_totals(totals: Totals, *, as_json: bool) -> None:
 
 
 class _Signals:
-    """The first signal asks for a clean stop, also while a bundle is loaded; the second one ends the process."""
+    """The first signal asks for a clean stop, also while a bundle is loaded; the second one ends the process.
 
-    def __init__(self) -> None:
+    Loading can take longer than systemd or a person waits (TensorRT builds for minutes, in a child process). Whoever
+    ends it then has asked first, so it is not held against the bundle.
+
+    Args:
+        probation: Of the bundle that is loaded.
+    """
+
+    def __init__(self, probation: Probation) -> None:
+        self._probation = probation
         self._agent: Agent | None = None
         self._asked = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,7 +138,9 @@ class _Signals:
         if self._asked:
             os._exit(128 + number)
         self._asked = True
-        if self._agent is not None:
+        if self._agent is None:
+            self._probation.acquit()
+        else:
             self._agent.request_stop()
 
 

@@ -45,6 +45,7 @@ class Probation:
         self._clock = clock
         self._note: Note | None = None
         self._since_s: float | None = None
+        self._leaving = False
 
     def begin(self) -> None:
         """Note a start, before anything of the bundle is loaded; go back if there were too many crashes."""
@@ -61,15 +62,19 @@ class Probation:
         if not self._is_store:
             return
         try:
-            current, previous = Store(self._root).digests
+            store, note = Store(self._root), read_note(self._root)
+            current, _ = store.digests
         except BundleError:  # told when the bundle is loaded
             return
         if current is None or (self._note is not None and self._note.digest == current):
             return
-        self._keep(started(read_note(self._root), (current, previous), self._boot))
+        way_back = note is not None and store.has(note.trusted)
+        self._keep(started(note, current, self._boot, way_back=way_back))
+        if self._leaving:  # it was to go before it began
+            self.acquit()
 
     def take_back(self, why: str) -> bool:
-        """Go back to the previous bundle, if the current one is on probation.
+        """Go back to the last bundle that proved itself, if the current one is on probation.
 
         Args:
             why: What it did.
@@ -81,19 +86,17 @@ class Probation:
         if note is None or not note.on_probation:
             return False
         try:
-            previous = store.previous()
-            if previous is None:
-                return False
-            words = f"bundle {_label(store, note.digest)} was taken back: {why}; {previous.label} counts again"
+            trusted = store.installed(note.trusted)
+            words = f"bundle {_label(store, note.digest)} was taken back: {why}; {trusted.label} counts again"
             taken = TakenBack(digest=note.digest, words=words)
             # The intent first: whenever the machine stops, the next start goes back too, or knows that it has.
-            write_note(self._root, note.model_copy(update={"back_to": previous.digest, "taken_back": taken}))
-            store.rollback(forget=True)
+            write_note(self._root, note.model_copy(update={"back_to": trusted.digest, "taken_back": taken}))
+            store.go_back(trusted.digest)
         except (BundleError, OSError) as exc:
             _LOG.error("the bundle cannot be taken back: %s", exc)
             return False
         _LOG.error("%s", words)
-        self._keep(Note(digest=previous.digest, trusted=previous.digest, taken_back=taken))
+        self._keep(Note(digest=trusted.digest, trusted=trusted.digest, taken_back=taken))
         return True
 
     def counted(self) -> None:
@@ -108,7 +111,8 @@ class Probation:
             _LOG.info("bundle %.12s has proved itself", self._note.digest)
 
     def acquit(self) -> None:
-        """Note that the agent ends now, and not because of the bundle."""
+        """Note that the agent ends, and not because of the bundle. A signal's handler may call it at any time."""
+        self._leaving = True
         if self._note is not None and self._note.running:
             self._keep(self._note.model_copy(update={"running": ""}))
 
@@ -141,12 +145,16 @@ class Probation:
 
     def _keep(self, note: Note) -> None:
         before, self._note = self._note, note
-        if note in (before, read_note(self._root)):
-            return
+        if note not in (before, read_note(self._root)):
+            self._write(note)
+
+    def _write(self, note: Note) -> None:
         try:
             write_note(self._root, note)
         except OSError as exc:  # a full disk must not keep the agent from counting
             _LOG.warning("%s cannot be written, so that crashes are not counted: %s", self._root, exc.strerror)
+        if self._note is not note and self._note is not None:  # a signal came in between: its note is the newer one
+            self._write(self._note)
 
 
 def _boot() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bundle.errors import BundleError, IntegrityError
+from bundle.probation import Note, write_note
 from bundle.store import Store
 from tests.simulators.bundle_factory import make_bundle
 
@@ -56,6 +57,19 @@ def test_discard_removes_neither_the_current_nor_the_previous_bundle(tmp_path: P
     for digest in (*digests, other, "never-installed"):
         store.discard(digest)
     assert {folder.name for folder in (tmp_path / "store" / "bundles").iterdir()} == set(digests)
+
+
+def test_bundle_that_is_trusted_stays_and_is_gone_back_to(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    trusted = _activated(store, tmp_path, "1.0.0")
+    write_note(tmp_path / "store", Note(digest=trusted, trusted=trusted))
+    digests = [_activated(store, tmp_path, version) for version in ("2.0.0", "3.0.0", "4.0.0")]
+    store.discard(trusted)
+    kept = {folder.name for folder in (tmp_path / "store" / "bundles").iterdir()}
+    assert kept == {trusted, *digests[-2:]}
+    assert store.go_back(trusted).digest == trusted
+    assert store.digests == (trusted, None)
+    assert [folder.name for folder in (tmp_path / "store" / "bundles").iterdir()] == [trusted]
 
 
 def test_install_damaged_bundle_leaves_the_store_alone(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +99,29 @@ def test_probation_counts_the_crash_of_the_run_in_which_the_bundle_was_activated
     robot.start()
     assert robot.counts_with == "new"
     robot.start()
+    assert robot.counts_with == "old"
+
+
+def test_probation_of_a_hotfix_goes_back_past_a_bundle_that_never_proved_itself(robot: Robot) -> None:
+    robot.start()  # the new one crashes once
+    hotfix = robot.store.install(make_bundle(robot.folder / "3.0.0", version="3.0.0")).digest
+    robot.store.activate(hotfix)
+    for _ in range(3):
+        assert robot.start().untold is None
+        assert robot.store.digests == (hotfix, robot.new)
+    back = robot.start()
+    assert robot.counts_with == "old"
+    assert back.untold is not None
+    assert back.untold.digest == hotfix
+    assert [folder.name for folder in (robot.root / "bundles").iterdir()] == [robot.old]
+
+
+def test_probation_goes_on_for_a_bundle_that_a_failed_deploy_came_back_to(robot: Robot) -> None:
+    robot.start()
+    robot.store.activate(robot.store.install(make_bundle(robot.folder / "3.0.0", version="3.0.0")).digest)
+    robot.store.rollback(forget=True)
+    for _ in range(3):
+        robot.start()
     assert robot.counts_with == "old"
 
 
@@ -238,6 +263,51 @@ def test_agent_asked_to_go_while_it_loads_its_bundle_goes_in_order(robot: Robot,
     agent = AgentProcess.start(tmp_path, text)
     wait_until(lambda: running(robot), what="the note of the start")
     assert agent.terminate() == 0, agent.stderr
+    assert not running(robot)
+
+
+_LOADS_FOR_EVER = """
+import sys, threading
+import bintally
+from edge_agent import loading
+loading.open_engine = lambda *_, **__: threading.Event().wait()
+bintally.cli(["agent", "run", "--config", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_agent_asked_to_go_while_it_loads_and_ended_before_it_has_is_no_crash(
+    robot: Robot, tmp_path: Path, end: signal.Signals
+) -> None:
+    photos = write_photos(tmp_path / "photos", [1])
+    text = config_text(bundle=robot.root, source=photos, state=tmp_path / "state")
+    agent = AgentProcess.start(tmp_path, text, [sys.executable, "-c", _LOADS_FOR_EVER])
+    wait_until(lambda: running(robot), what="the note of the start")
+    agent.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not running(robot), what="the acquittal")
+    agent.process.send_signal(end)
+    assert agent.wait() == {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}[end]
+    assert not running(robot)
+
+
+def test_agent_asked_to_go_before_the_note_or_while_it_is_written_is_no_crash(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = Probation(robot.root, boot="boot-1")
+    early.acquit()
+    early.begin()
+    assert not running(robot)
+    write, asked = durable.write_bytes, Probation(robot.root, boot="boot-1")
+    handlers = [asked.acquit]
+
+    def write_and_be_asked(path: Path, data: bytes) -> None:
+        if handlers:
+            handlers.pop()()
+        write(path, data)
+
+    monkeypatch.setattr(durable, "write_bytes", write_and_be_asked)
+    asked.begin()
+    assert handlers == []
     assert not running(robot)
 
 
