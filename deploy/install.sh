@@ -280,4 +280,5 @@ first_config
 activate "$name"
 start_service
 sweep_releases
+[ -z "$root" ] || say "to look at: $opt/current/bin/bintally --help"
 say "done: $name"

@@ -132,9 +132,18 @@ def examine_service() -> Finding:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SYSTEMCTL_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as exc:
         return Finding(
-            "service", "warn", f"systemd does not answer: {exc}", "Ask on the machine itself, not in a container."
+            "service",
+            "warn",
+            f"systemd does not answer: {_said(exc)}",
+            "Ask on the machine itself, not in a container.",
         )
     return judge_service(dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line))
+
+
+def _said(exc: OSError | subprocess.SubprocessError) -> str:
+    """Its own words, where it said any: the command would hide them."""
+    said = str(exc.stderr or "").strip() if isinstance(exc, subprocess.CalledProcessError) else ""
+    return said.splitlines()[0] if said else str(exc)
 
 
 def judge_service(shown: Mapping[str, str]) -> Finding:

@@ -102,6 +102,7 @@ def test_install_twice_changes_nothing_and_upgrade_keeps_what_is_the_operators(
 
     first = install(repository, root, wheel)
     assert first.returncode == 0, first.stderr
+    assert f"to look at: {root}/opt/bintally/current/bin/bintally" in first.stdout
     before = tree(root)
     example = (repository / "deploy/agent.example.toml").read_bytes()
     assert before["etc/bintally/agent.toml"][1] == example

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from edge_agent.cli import agent as agent_command
 from edge_agent.doctor.cameras import examine_cameras
 from edge_agent.doctor.files import examine_clock, examine_secrets, examine_state
-from edge_agent.doctor.remote import examine_store, judge_service
+from edge_agent.doctor.remote import examine_service, examine_store, judge_service
 from edge_agent.machine import ClockQuality
 from tests.edge_agent.running import config_text, load_text, write_photos
 from tests.simulators.broker import MOSQUITTO, Mosquitto, Subscriber, free_port
@@ -101,6 +101,18 @@ def test_doctor_plain_report_is_one_line_each_with_the_fix(tmp_path: Path, tiny_
     lines = answer.output.splitlines()
     assert all(line.split()[0] in ("ok", "warn", "FAIL") for line in lines)
     assert all(("->" in line) == (line.split()[0] != "ok") for line in lines)
+
+
+def test_systemd_that_does_not_answer_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "systemctl"
+    program.write_text("#!/bin/sh\necho 'Failed to connect to bus: Host is down' >&2\nexit 1\n", encoding="ascii")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    finding = examine_service()
+    assert (finding.level, finding.words) == (
+        "warn",
+        "systemd does not answer: Failed to connect to bus: Host is down",
+    )
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
