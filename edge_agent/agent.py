@@ -156,11 +156,15 @@ class Agent:
         return [cameras[descriptor] for descriptor, _ in poll.poll((_TURN_S if cameras else _TICK_S) * 1e3)]
 
     def _tick(self) -> None:
-        """What is due now and then: commands, cameras, watchdog, status, telemetry."""
-        parts = self._parts
-        parts.commands.exchange.serve()
-        for camera in parts.cameras:
+        """What is due between two turns, when no frame is held: a camera or a command may start a camera anew."""
+        self._parts.commands.exchange.serve()
+        for camera in self._parts.cameras:
             self._note(camera, camera.tick())
+        self._keep_telling()
+
+    def _keep_telling(self) -> None:
+        """Status, telemetry and watchdog: what goes on also while a frame waits for room."""
+        parts = self._parts
         parts.alarms.update_status()
         now_s = self._clock()
         if now_s >= self._next_telemetry_s:
@@ -234,7 +238,7 @@ class Agent:
             if not patient or self._stop.is_set():
                 self._parts.telemetry.count("counts_not_stored" if entry.kind == "count" else "events_not_stored")
                 return
-            self._tick()
+            self._keep_telling()
 
     def _note(self, camera: Camera, notices: Sequence[Notice]) -> None:
         for notice in notices:

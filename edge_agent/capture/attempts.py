@@ -32,14 +32,15 @@ class Attempts:
         """Decide how to go on after a process was lost.
 
         Args:
-            cursor: Number of the picture that it worked on; below `next_index` when it worked on none.
+            cursor: Number of the picture that it worked on; below `next_index` when it worked on none. Above, pictures
+                before it were not handed over: it is not suspected, or they would be left out with it.
             heard: It has sent something since its start.
 
         Returns:
             "again"; "poisoned" when it was lost at this picture twice, which is left out from now on; "hopeless" when
             it never came as far as a picture in several starts.
         """
-        at_work = cursor if cursor >= self.next_index else None
+        at_work = cursor if cursor == self.next_index else None
         poisoned = at_work is not None and at_work == self._suspect
         self._suspect = at_work
         self._silent_starts += not heard and at_work is None

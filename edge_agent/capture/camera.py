@@ -78,8 +78,7 @@ class Camera:
         self.kind: SourceKind = source_kind(settings.source)
         self.live = self.kind == "camera"
         self.dropped = 0
-        self.ended = False
-        self.connected = False
+        self.ended = self.connected = self.jumped = False
         self.progress_s = clock()
         self.profile = profile
         self._rectifier = None if profile is None else Rectifier(profile)
@@ -94,15 +93,13 @@ class Camera:
         self._weigh_at_s = 0.0
         self._backoff = Backoff(_FIRST_PAUSE_S, settings.restart_max_s)
         self._retry_at_s = self._started_s = 0.0
-        self._heard = False
-        self._held = 0
-        self._dropped_before = 0
+        self._heard, self._killed_for = False, ""
+        self._held = self._dropped_before = 0
         # What is slow on purpose is not stalled.
         looks_s = _REST_S if self.live else 0.0
         between_s = max(settings.pause_s, looks_s, 1.0 / settings.look_fps, 1.0 / (settings.fps or settings.look_fps))
         self._allowed_s = settings.stall_s + between_s
         self._device = Device(settings.source)
-        self.jumped = False
         self._continuity = Continuity(self._allowed_s)
 
     @property
@@ -130,7 +127,8 @@ class Camera:
             self._weigh_at_s = now_s + _WEIGH_EVERY_S
             held = self._capture.memory_bytes
             if held > self._settings.max_memory_bytes:
-                return f"its process took {held >> 20} MiB of memory"
+                self._killed_for = f"its process took {held >> 20} MiB of memory"
+                self._capture.kill()  # what it has sent is taken first; the pipe's end then tells
         if self.connection is not None and is_readable(self.connection):
             return ""
         silent_s = now_s - self.progress_s
@@ -169,7 +167,7 @@ class Camera:
     def _start(self) -> None:
         start = self._attempts.next_index
         self._ring.cursor = start - 1
-        self._heard = False
+        self._heard, self._killed_for = False, ""
         self._held = 0
         self._dropped_before = self.dropped
         self._capture.start(replace(self._order, start=start, source=self._device.now()), self._ring.descriptor)
@@ -252,6 +250,7 @@ class Camera:
                 still sees.
         """
         self._held = max(0, self._held - 1)
+        self.progress_s = self._clock()  # it could not fill a slot that was held
         if self.connection is not None:
             self._ring.forget(frame.message)
             self._capture.give(frame.message.slot, min(wanted_s, self._clock() + _REST_S))
@@ -272,6 +271,7 @@ class Camera:
         Returns:
             A "lost" notice; "refused" of a picture that it was lost at twice, "failed" when it never gets to one.
         """
+        problem = self._killed_for or problem
         verdict = "again" if self.live else self._attempts.lost(self._ring.cursor, heard=self._heard)
         self.stop()
         self.connected = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 CAPTURE_COMMAND = (sys.executable, "-m", "edge_agent.capture.process")
-_KILL_WAIT_S = 5.0
+_KILL_WAIT_S = 0.5
 
 
 def is_readable(pipe: socket.socket, timeout_s: float = 0.0) -> bool:
@@ -61,6 +62,7 @@ class CaptureProcess:
         self._command = tuple(command)
         self._camera = camera
         self.process: subprocess.Popen[bytes] | None = None
+        self._stuck: subprocess.Popen[bytes] | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -75,8 +77,12 @@ class CaptureProcess:
             memory: Descriptor of the shared memory.
 
         Raises:
-            OSError: The machine is out of memory, descriptors or processes; `stop` cleans up.
+            OSError: The machine is out of memory, descriptors or processes, or the process before does not die;
+                `stop` cleans up.
         """
+        if self._stuck is not None and self._stuck.poll() is None:
+            raise OSError(errno.EBUSY, "the process before does not die")
+        self._stuck = None
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -114,21 +120,35 @@ class CaptureProcess:
             CameraError: It is no such message.
         """
         try:
-            data = b"" if self.connection is None else self.connection.recv(MAX_MESSAGE_BYTES)
+            data = self._read()
         except OSError:
             return None
         return decode_message(data) if data else None
+
+    def _read(self) -> bytes:
+        if self.connection is None:
+            return b""
+        try:
+            return self.connection.recv(MAX_MESSAGE_BYTES)
+        except ConnectionResetError:  # it died with slots unread, which is told before the messages that it had sent
+            return self.connection.recv(MAX_MESSAGE_BYTES)
+
+    def kill(self) -> None:
+        """Kill it; what it has sent can still be read."""
+        if self.process is not None:
+            self.process.kill()
 
     def stop(self) -> None:
         """End it, however it is."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+        self.kill()
         if self.process is not None:
-            self.process.kill()
             try:
                 self.process.wait(_KILL_WAIT_S)
             except subprocess.TimeoutExpired:
                 # Stuck in the kernel (uninterruptible): it dies with its device. Waiting would stop the other cameras.
+                self._stuck = self.process
                 _LOG.warning("capture process %d of camera %s does not die", self.process.pid, self._camera)
             self.process = None

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+import socket
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,10 +15,20 @@ from bundle.errors import CameraError
 from bundle.images import read
 from bundle.manifest import Preprocessing
 from bundle.preprocess import resize
+from edge_agent.capture.attempts import Attempts
 from edge_agent.capture.camera import Camera
-from edge_agent.capture.child import is_readable
+from edge_agent.capture.child import CaptureProcess, is_readable
 from edge_agent.capture.devices import Device, stable_names
-from edge_agent.capture.frames import Frame, FrameMessage, FrameStats, Notice, decode_message, encode_message
+from edge_agent.capture.frames import (
+    EndMessage,
+    Frame,
+    FrameMessage,
+    FrameStats,
+    Notice,
+    RefusedMessage,
+    decode_message,
+    encode_message,
+)
 from edge_agent.capture.ring import FrameRing, RingShape
 from edge_agent.config import CameraSection
 from edge_agent.machine import slept_s
@@ -103,6 +117,109 @@ def test_camera_folder_killed_process_continues_without_loss_or_repeat(tmp_path:
     photos = [item.message.name for item in seen if isinstance(item, Frame)]
     assert photos == [f"{n:04d}.jpg" for n in range(40)]
     assert names(seen).count("lost") == 2
+
+
+_GREEDY = """
+import sys, threading, time
+import numpy as np
+from edge_agent.capture import process
+from edge_agent.capture.sources import Picture
+
+class Greedy:
+    live = False
+    wanted_s = 0.0
+
+    def read(self, start, mark):
+        for index in range(start, 10):
+            mark(index)
+            if index == 6:
+                kept = np.ones(256 << 20, np.uint8)
+                threading.Event().wait()
+            yield Picture(index, str(index), np.full((8, 8, 3), index, np.uint8), b"", time.time(), time.monotonic())
+
+process.run(sys.argv[1:], lambda _: Greedy())
+"""
+
+
+def test_camera_picture_over_the_memory_limit_is_refused_alone_and_what_was_read_before_it_is_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path, [0])
+    section = CameraSection(source=str(tmp_path), restart_max_s=0.1, max_memory_bytes=192 << 20)
+    with camera_for(section, command=(sys.executable, "-c", _GREEDY)) as camera:
+        capture, tick = camera._capture, camera.tick
+
+        def late() -> list[Notice]:
+            """Look only when two pictures wait unread and the third has taken its memory."""
+            if capture.process is not None and camera._attempts.next_index in range(4, 7):
+                process = capture.process
+                wait_until(lambda: capture.memory_bytes > 192 << 20 or process.poll() is not None, what="its memory")
+                camera._weigh_at_s = 0.0
+            return tick()
+
+        monkeypatch.setattr(camera, "tick", late)
+        found = list(items(camera))
+    assert names(found) == ["0", "1", "2", "3", "4", "5", "lost", "refused", "7", "8", "9", "ended"]
+    (refused,) = (item for item in found if isinstance(item, Notice) and item.kind == "refused")
+    assert refused.subject.startswith("picture 6 ")
+    assert "MiB of memory twice" in refused.problem
+
+
+def test_attempts_picture_before_which_others_were_not_handed_over_is_not_left_out() -> None:
+    attempts = Attempts()
+    attempts.arrived(3)
+    assert [attempts.lost(6, heard=True) for _ in range(2)] == ["again", "again"]
+    assert attempts.next_index == 4
+    attempts.arrived(5)
+    assert [attempts.lost(6, heard=True) for _ in range(2)] == ["again", "poisoned"]
+    assert attempts.next_index == 7
+
+
+def test_capture_process_that_died_with_slots_unread_has_its_messages_read() -> None:
+    capture = CaptureProcess((), "c")
+    sent: list[RefusedMessage | EndMessage] = [RefusedMessage(0, "a", "b"), EndMessage()]
+    capture.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        for message in sent:
+            theirs.send(encode_message(message))
+        capture.give(0)
+    assert [capture.receive() for _ in range(3)] == [*sent, None]
+    capture.stop()
+
+
+def test_camera_whose_process_does_not_die_starts_no_other_before_it_is_gone(
+    control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (sys.executable, "-c", "import time; time.sleep(600)")
+    with camera_for(_live(control, open_timeout_s=0.5), command=command) as camera:
+        camera.tick()
+        stuck = camera._capture.process
+        assert stuck is not None
+        with monkeypatch.context() as patch:  # as in a driver that never returns, where SIGKILL waits
+            patch.setattr(subprocess.Popen, "kill", lambda _: None)
+            for words in ("no frame within", "the process before does not die", "the process before does not die"):
+                lost = first(camera, lambda item: isinstance(item, Notice))
+                assert isinstance(lost, Notice)
+                assert (lost.kind, words in lost.problem) == ("lost", True)
+                assert camera._capture.process is None
+        stuck.kill()
+        first(camera, lambda item: isinstance(item, Notice) and "no frame within" in item.problem)
+
+
+def test_camera_whose_frame_was_held_for_long_is_not_taken_for_stalled(control: Path) -> None:
+    now_s = [0.0]
+    with camera_for(_live(control, stall_s=0.5), command=COMMAND, clock=lambda: now_s[0]) as camera:
+        camera.tick()
+        assert camera.connection is not None
+        assert is_readable(camera.connection, 60)
+        frame = camera.receive()
+        assert isinstance(frame, Frame)
+        process = camera._capture.process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)  # it has not come to fill the slot yet
+        now_s[0] = 60.0
+        camera.release(frame)
+        assert camera.tick() == []
 
 
 def test_camera_empty_folder_fails_for_good(tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ from bundle.engines.base import Engine
 from bundle.errors import EngineError
 from edge_agent.agent import Agent
 from edge_agent.assemble import assemble
+from edge_agent.capture.camera import Camera
+from edge_agent.capture.frames import Frame
+from edge_agent.commands.exchange import Exchange
 from edge_agent.messages import CountMessage
+from edge_agent.outbox.outbox import Outbox
 from tests.edge_agent.running import config_text, load_text, write_photos
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge_agent.capture.camera import Camera
+    from edge_agent.capture.frames import Notice
     from edge_agent.outbox.rows import Entry
 
 _COUNTS = [0, 1, 2, 3, 4, 5] * 5
@@ -90,3 +94,47 @@ def test_agent_a_shared_call_that_fails_costs_no_camera_its_count(
     monkeypatch.setattr(Counter, "logits", fussy)
     assert sorted(_run(tmp_path, tiny_bundle)) == _expected()
     assert failed
+
+
+def test_agent_no_camera_is_started_anew_while_a_frame_of_the_turn_waits_for_room(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: set[str] = set()
+    wrong: list[str] = []
+    refused: list[bool] = []
+    receive, release, tick, put, serve = Camera.receive, Camera.release, Camera.tick, Outbox.put, Exchange.serve
+
+    def received(self: Camera) -> Frame | list[Notice]:
+        item = receive(self)
+        if isinstance(item, Frame):
+            held.add(self.name)
+        return item
+
+    def released(self: Camera, frame: Frame, wanted_s: float = 0.0) -> None:
+        held.discard(self.name)
+        release(self, frame, wanted_s)
+
+    def ticked(self: Camera) -> list[Notice]:
+        wrong.extend(held)
+        return tick(self)
+
+    def served(self: Exchange) -> None:
+        wrong.extend(held)
+        serve(self)
+
+    def full(self: Outbox, entry: Entry, *, timeout_s: float) -> bool:
+        """Every count is refused once."""
+        refused.append(not (refused and refused[-1]))
+        return not refused[-1] and put(self, entry, timeout_s=timeout_s)
+
+    for target, name, spy in (
+        (Camera, "receive", received),
+        (Camera, "release", released),
+        (Camera, "tick", ticked),
+        (Exchange, "serve", served),
+        (Outbox, "put", full),
+    ):
+        monkeypatch.setattr(target, name, spy)
+    assert sorted(_run(tmp_path, tiny_bundle)) == _expected()
+    assert refused.count(True) >= len(_COUNTS)
+    assert wrong == []
