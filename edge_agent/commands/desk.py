@@ -5,7 +5,8 @@ delivery thread: receive -> parse -> admit -> outbox (accepted) ... outbox threa
 ```
 Invariants:
 - Nothing is begun before its acceptance is on disk, and the broker keeps every delivery of a command until then.
-  Nothing is begun after its expiry. What comes twice is answered from memory.
+  Nothing is begun after its expiry, by the robot's clock, also after a restart. What comes twice is answered from
+  memory.
 - `receive` never blocks: the delivery thread goes on whatever a command costs.
 - What a stranger can make the robot write is bounded: answers to refused and repeated commands have their own rate.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -44,6 +46,8 @@ _RATE, _BURST = 10.0, 50.0
 _ANSWER_RATE, _ANSWER_BURST = 2.0, 40.0
 _PUT_TIMEOUT_S = 0.5
 _DURABLE_S, _POLL_S = 5.0, 0.02
+_BEGUN_ANEW = frozenset({"ping", "set", "recalibrate"})
+"""What `Handler.resume` begins. Of the others it only says what came of them, which never comes too late."""
 _MAX_REDELIVERED = 100
 """Deliveries of one command that wait for the disk; those of connections that are gone fall out first."""
 
@@ -204,7 +208,11 @@ class Desk:
                 command = Command.model_construct(
                     command_id=row.command_id, actor="?", issued_at=utc(row.expires_s), expires_at=utc(row.expires_s)
                 )
-            found.append(Order(row.name, command, row.request, resumed=True, last=row.result))
+            begin_by_s = math.inf
+            if row.state == "accepted" and row.name in _BEGUN_ANEW:
+                begin_by_s = self._clock() + row.expires_s - self._wall_clock()
+            order = Order(row.name, command, row.request, resumed=True, last=row.result, begin_by_mono_s=begin_by_s)
+            found.append(order)
         return found
 
     def running(self, entry: Entry) -> None:

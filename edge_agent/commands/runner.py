@@ -106,7 +106,7 @@ class Runner:
     def _carry_out(self, order: Order) -> None:
         handler = self.handlers[order.name]
         if self._clock() >= order.begin_by_mono_s:
-            words = "it waited for room on the disk or for the command before it, and was not begun"
+            words = "it waited for room on the disk, the command before it or the agent's start, and was not begun"
             self._settle(CommandError(Reason.EXPIRED, words))
             return
         try:

@@ -141,12 +141,21 @@ class CommandTable:
 
     def remembered(self) -> Remembered:
         """Read everything, at the start. A damaged row may have been of any command: older ones are refused then."""
-        rows = self._connection.execute(f"SELECT {_COLUMNS}, checksum FROM command").fetchall()  # noqa: S608 - constants
-        commands = tuple(StoredCommand(*row[:-1]) for row in rows if _checksum(*row[:-1]) == row[-1])
-        kept = self._connection.execute("SELECT name, value, checksum FROM setting").fetchall()
-        whole = len(commands) == len(rows) and all(_checksum(name, value) == checksum for name, value, checksum in kept)
-        refuse_before_s = max(self._number(_REFUSE_BEFORE), 0.0 if whole else time.time())
-        return Remembered(commands, self._kept(_SETTINGS), self._number(_FORGOTTEN), refuse_before_s)
+        found = _read(self._connection, time.time())
+        refuse_before_s = max(self._number(_REFUSE_BEFORE), 0.0 if found.whole else found.at_s)
+        return Remembered(found.commands, self._kept(_SETTINGS), self._number(_FORGOTTEN), refuse_before_s)
+
+    @property
+    def whole(self) -> bool:
+        """No row is damaged."""
+        return _read(self._connection, 0.0).whole
+
+    def mend(self) -> None:
+        """Remove damaged rows, which nobody would forget otherwise, and keep since when older commands are refused."""
+        found = _read(self._connection, time.time())
+        self._connection.execute("DELETE FROM command")
+        self._connection.execute("DELETE FROM setting")
+        self.take_over(found)
 
     def take_over(self, found: Salvaged) -> None:
         """Store what a damaged file still told; what it did not tell must not be carried out a second time.
@@ -202,10 +211,14 @@ def salvage(damaged: sqlite3.Connection, at_s: float) -> Salvaged:
         What can be trusted; not whole when the file cannot be read.
     """
     try:
-        rows = damaged.execute(f"SELECT {_COLUMNS}, checksum FROM command").fetchall()  # noqa: S608 - constants
-        kept = damaged.execute("SELECT name, value, checksum FROM setting").fetchall()
+        return _read(damaged, at_s)
     except sqlite3.Error:
         return Salvaged((), (), whole=False, at_s=at_s)
+
+
+def _read(connection: sqlite3.Connection, at_s: float) -> Salvaged:
+    rows = connection.execute(f"SELECT {_COLUMNS}, checksum FROM command").fetchall()  # noqa: S608 - constants
+    kept = connection.execute("SELECT name, value, checksum FROM setting").fetchall()
     good = tuple(StoredCommand(*row[:-1]) for row in rows if _checksum(*row[:-1]) == row[-1])
     settings = tuple((name, value) for name, value, checksum in kept if _checksum(name, value) == checksum)
     return Salvaged(good, settings, whole=len(good) + len(settings) == len(rows) + len(kept), at_s=at_s)

@@ -246,12 +246,15 @@ class OutboxFile:
             return self.quota.stored()
 
     def remembered(self) -> Remembered:
-        """Commands and settings of earlier runs.
+        """Commands and settings of earlier runs; what is damaged among them goes.
 
         Raises:
             DeliveryError: The file is broken.
         """
         with self._translated():
+            if not self.commands.whole:
+                with suppress(StoreFullError), self.transaction():  # without room, the next start does it
+                    self.commands.mend()
             return self.commands.remembered()
 
     def salvaged(self, folder: str, part: str) -> int | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,28 @@ def test_commands_left_open_go_on_in_the_order_of_their_acceptance_after_what_ha
     left = _desk(*sorted(rows, key=lambda row: row.command_id)).left_open()  # as the file gives them
     assert [order.id for order in left] == ["job-z-001", "set-b-0001", "set-a-0002"]
     assert all(order.resumed for order in left)
+
+
+def test_command_left_open_that_was_not_begun_is_not_begun_after_its_expiry() -> None:
+    front = Front(lambda _: None)
+    for command_id, life_s in (("set-short", 30.0), ("set-long1", 7200.0), ("set-begun", 30.0)):
+        front.receive("set", fields(command_id, life_s=life_s, threshold=0.9))
+    front.receive("rollback", fields("roll-back", life_s=30.0))
+    marks = [(entry.command, entry.payload) for entry in front.disk.put_so_far]
+    rows = [StoredCommand(m.command_id, m.name, m.state, m.expires_s, m.request, said) for m, said in marks if m]
+    rows[2] = replace(rows[2], state="running")
+    restarted = Front(lambda _: None, Remembered(tuple(rows)))
+    restarted.clock.passed_s = 3600.0
+    handler = _Once()
+    handlers: dict[str, Handler] = {"set": handler, "rollback": handler}
+    runner = Runner("test", handlers, lambda: restarted.desk, restarted.results, clock=restarted.clock.mono_s)
+    for order in restarted.desk.left_open():
+        runner.give(order)
+    runner.worker.start()
+    wait_until(lambda: len(restarted.disk.said()) == 4)
+    runner.finish(10.0)
+    ends = {said["command_id"]: said["reason"] for said in restarted.disk.said()}
+    assert ends == {"set-short": "expired", "set-long1": None, "roll-back": None, "set-begun": None}
 
 
 def test_command_left_open_whose_last_message_is_not_kept_is_not_forgotten() -> None:

@@ -59,6 +59,21 @@ def test_damaged_row_of_a_command_is_not_trusted(tmp_path: Path) -> None:
         assert known.refuse_before_s > 1.7e9  # c1 may come again: nobody knows any more that it is over
 
 
+def test_damaged_row_that_was_open_refuses_older_commands_once_and_not_at_every_start(tmp_path: Path) -> None:
+    with ledger_in(tmp_path) as ledger:
+        ledger.commit([result("accepted"), replace(result("failed", command_id="c2"), settings=b"{}")], [])
+    with closing(sqlite3.connect(tmp_path / "outbox.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE command SET expires_s = 7.0 WHERE command_id = 'c1'")
+        connection.execute("UPDATE setting SET value = '[]' WHERE name = 'settings'")
+    with ledger_in(tmp_path) as again:
+        first = again.file.remembered()
+    with ledger_in(tmp_path) as once_more:
+        assert once_more.file.remembered() == first
+        assert once_more.file.commands.whole
+    assert [row.command_id for row in first.commands] == ["c2"]
+    assert (first.settings, first.refuse_before_s > 1.7e9) == (None, True)
+
+
 def test_damaged_mark_of_what_was_forgotten_refuses_older_commands(tmp_path: Path) -> None:
     with ledger_in(tmp_path) as ledger:
         ledger.commit([result("succeeded", expires_s=100.0)], [])
