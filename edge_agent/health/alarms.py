@@ -239,6 +239,8 @@ class Alarms:
         reasons += [f"camera {name}: it has moved {moved}" for name, moved in sorted(self._moved.items())]
         if self._outbox.is_full:
             reasons.append("outbox: the disk is full")
+        if self._outbox.rescue_waits:
+            reasons.append("outbox: rows of a damaged file wait in quarantine")
         if self._uploader is not None and self._uploader.worker.problem is not None:
             reasons.append(f"uploads: {self._uploader.worker.problem}")
         if self._heat.throttled:

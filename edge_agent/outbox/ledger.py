@@ -78,7 +78,7 @@ class Ledger:
         self.started_up_s = max(self._uptime_saved_s, file.newest_up_s())
         self.stock = Stock(file, spool, tallies)
         self.numbers = self.stock.numbers
-        self.receipts = Receipts(limits.path / "receipts")
+        self.receipts = Receipts(limits.path / Receipts.NAME)
         try:
             self.stock.sweep(keep_others=self._salvage.unfinished)
             self._remove_delivered()
@@ -103,6 +103,11 @@ class Ledger:
     def uptime_s(self) -> float:
         """Agent running time since the outbox was first made."""
         return self.started_up_s + self._clock() - self._opened_s
+
+    @property
+    def rescue_waits(self) -> bool:
+        """Rows of a damaged outbox are still to be taken over."""
+        return self._salvage.unfinished
 
     @property
     def last_ids(self) -> tuple[int, int]:
@@ -252,6 +257,7 @@ class Ledger:
         self.numbers.messages += saved.messages
         self.numbers.images += saved.images
         self.numbers.image_bytes += saved.image_bytes
+        self.numbers.drops.update(saved.damaged)
         if saved.no_room and self.numbers.images:
             self.make_room([])
 

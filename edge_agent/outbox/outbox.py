@@ -200,6 +200,11 @@ class Outbox:
         return self._full
 
     @property
+    def rescue_waits(self) -> bool:
+        """Rows of a damaged outbox are still to be taken over."""
+        return self._ledger.rescue_waits
+
+    @property
     def is_stored(self) -> bool:
         """Everything that was put has been committed."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""Damaged outboxes, each in a folder of its own in `quarantine/` beside the new one.
+"""Damaged outboxes, each with its receipts in a folder of its own in `quarantine/` beside the new one.
 
 A folder's name ends in ".unfinished" until every row that can be trusted was taken over; the renaming is one step, and
 needs no room on the disk. The newest three are kept, within half of the state folder's bound; one that is not finished
@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bundle.durable import fsync_dir
+from edge_agent.outbox.receipts import Receipts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +68,9 @@ class Quarantine:
         return folder
 
     def _move(self, folder: Path) -> None:
-        for suffix in _PARTS:  # the file first: without it, its log alone is never taken for an outbox
-            part = self._outbox.with_name(self._outbox.name + suffix)
+        # The file first: without it, its log alone is never taken for an outbox.
+        for name in (*(self._outbox.name + suffix for suffix in _PARTS), Receipts.NAME):
+            part = self._outbox.with_name(name)
             if part.exists() and not (folder / part.name).exists():
                 part.rename(folder / part.name)
         fsync_dir(folder)

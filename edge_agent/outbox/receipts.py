@@ -29,6 +29,7 @@ class Receipts:
         path: The file; created when missing. Where the disk refuses it, nothing is noted.
     """
 
+    NAME = "receipts"
     SLOTS = 256
 
     def __init__(self, path: Path) -> None:

@@ -109,7 +109,7 @@ def _rescue(
         problem=problem or "a rescue that was cut short went on",
         quarantine=newest if newest.exists() else quarantine.finished(newest),
         saved=saved.messages + saved.images,
-        refused=saved.refused,
+        refused=saved.damaged.total(),
         stopped=saved.stopped,
         given_up=given_up,
     )

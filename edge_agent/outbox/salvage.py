@@ -5,6 +5,7 @@ Invariants:
 - Commands are taken over before anything else, and before the agent works with the new outbox: none is carried out
   twice.
 - Where there is no room for the rest, on the disk or in the new file, it waits in quarantine/ until there is.
+- Rows that cannot be trusted are counted as dropped; those that were delivered already are passed over.
 - Rows that come late, beside newer ones, are history: they do not go to their bin's topic.
 """
 
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from edge_agent.outbox.command_table import Salvaged, salvage
 from edge_agent.outbox.damaged_file import DamagedFile
 from edge_agent.outbox.file import IMAGE_COLUMNS, MESSAGE_COLUMNS, OutboxFile, StoreFullError
 from edge_agent.outbox.quarantine import Quarantine
+from edge_agent.outbox.receipts import Receipts
 from edge_agent.outbox.reserve import NO_ROOM, free_bytes
 from edge_agent.outbox.rows import StoredImage, StoredMessage, checksum
 
@@ -42,7 +45,7 @@ class Saved:
         messages: Rows.
         images: Rows.
         image_bytes: What their files take.
-        refused: Rows that could be read but not trusted.
+        damaged: Rows that could be read but not trusted, by the drop that they are counted under.
         stopped: Why not everything was, empty otherwise.
         no_room: There was no room for it.
     """
@@ -50,7 +53,7 @@ class Saved:
     messages: int = 0
     images: int = 0
     image_bytes: int = 0
-    refused: int = 0
+    damaged: Counter[str] = field(default_factory=Counter)
     stopped: str = ""
     no_room: bool = False
 
@@ -141,7 +144,7 @@ class Salvage:
                 with closing(damaged):
                     while found := self._next_rows(damaged, folder.name):
                         self._require_room(folder)
-                        self._store(saved, folder.name, found, (first_message, first_image), late_up_s)
+                        self._store(saved, folder, found, (first_message, first_image), late_up_s)
                         yield
             self._quarantine.finish(folder)
             self._folders.remove(folder)
@@ -160,19 +163,28 @@ class Salvage:
 
     def _next_rows(self, damaged: DamagedFile, folder: str) -> _Found | None:
         # Images first: they are few, and where room is short they can go for a count, once they are known.
+        failure: sqlite3.Error | None = None
         for part, columns in (("image", IMAGE_COLUMNS), ("message", MESSAGE_COLUMNS)):
             after = self._file.salvaged(folder, part) or 0
-            rows = list(islice(damaged.rows(part, columns, after), _CHUNK))
-            if rows:
+            rows: list[tuple[object, ...]] = []
+            try:
+                rows.extend(islice(damaged.rows(part, columns, after), _CHUNK))
+            except sqlite3.Error as exc:
+                failure = exc
+            if rows:  # also those before a failure
                 return _Found(part, rows)
+        if failure is not None:
+            raise failure
         return None
 
     def _store(
-        self, saved: Saved, folder: str, found: _Found, first_ids: tuple[int, int], late_up_s: float | None
+        self, saved: Saved, folder: Path, found: _Found, first_ids: tuple[int, int], late_up_s: float | None
     ) -> None:
         rows = [row for row in (_trusted(found.part, row) for row in found.rows) if row is not None]
-        messages = [row for row in rows if isinstance(row, StoredMessage)]
-        if late_up_s is not None or folder != self.newest.name:
+        damaged, why = len(found.rows) - len(rows), f"{found.part}s_damaged"
+        with closing(Receipts(folder / Receipts.NAME)) as delivered:
+            messages = [row for row in rows if isinstance(row, StoredMessage) and not delivered.names(row.event_id)]
+        if late_up_s is not None or folder != self.newest:
             messages = [_late(row, late_up_s) for row in messages]
         images = [row for row in rows if isinstance(row, StoredImage)]
         with self._file.transaction():
@@ -180,11 +192,14 @@ class Salvage:
                 self._file.insert(replace(message, id=number))
             for number, image in enumerate(images, first_ids[1] + saved.images):
                 self._file.insert(replace(image, id=number))
-            self._file.salvage.note(folder, found.part, int(str(found.rows[-1][0])))
+            if damaged:
+                self._file.add_to_tally(why, damaged)
+            self._file.salvage.note(folder.name, found.part, int(str(found.rows[-1][0])))
         saved.messages += len(messages)
         saved.images += len(images)
         saved.image_bytes += sum(image.size for image in images)
-        saved.refused += len(found.rows) - len(rows)
+        if damaged:
+            saved.damaged[why] += damaged
 
 
 @dataclass(frozen=True, slots=True)
