@@ -70,6 +70,11 @@ class Switch:
         """Folder of the store."""
         return self._section.path
 
+    @property
+    def counting(self) -> str:
+        """Digest of what counts now: not the store's, when a bundle was installed there and the agent goes on."""
+        return self._counting()
+
     def load(self, bundle: Bundle) -> Counter:
         """Load a bundle, after it was tried in a process of its own.
 
@@ -111,7 +116,7 @@ class Switch:
             CommandError: The loop did not take it.
         """
         bundle = Store(self._section.path).current()
-        if bundle.digest == self._counting():
+        if bundle.digest == self.counting:
             return False
         self.count_with(self.load(bundle))
         return True
@@ -135,9 +140,10 @@ class DeployHandler(Handler):
         command = cast("Deploy", order.command)
         store = self._switch.store()
         source = open_source(command.source, self._config.commands, self._config.s3, self._config.robot.id)
-        before = store.current()
+        before, counted = store.current(), self._switch.counting
         if before.digest == command.digest:
-            return Done(f"{before.label} is active already", _switched(before, before))
+            followed = self._switch.follow_store()
+            return Done(f"{before.label} {'counts' if followed else 'is active already'}", _switched(counted, before))
         try:
             if not fetch(source, command.digest, self._part, self._config.commands.max_bundle_bytes, _Pulse(progress)):
                 return None
@@ -158,7 +164,7 @@ class DeployHandler(Handler):
         except CommandError:
             store.rollback(forget=True)
             raise
-        return Done(f"{bundle.label} counts", _switched(before, bundle))
+        return Done(f"{bundle.label} counts", _switched(counted, bundle))
 
     def resume(self, order: Order, progress: Progress) -> Done | None:
         """Say whether the switch was made; see `Handler.resume`."""
@@ -181,9 +187,12 @@ class RollbackHandler(Handler):
         """Go back; see `Handler.run`."""
         del order
         store = self._switch.store()
-        before, bundle = store.current(), store.previous()
+        counted, bundle = self._switch.counting, store.previous()
         if bundle is None:
             raise CommandError(Reason.NO_PREVIOUS)
+        if bundle.digest == counted:
+            store.rollback()
+            return Done(f"{bundle.label} counts on; the store's bundle had not counted yet", _switched(counted, bundle))
         counter = self._switch.load(bundle)
         progress.say(0.9, "switching", {"target": bundle.digest})
         store.rollback()
@@ -192,7 +201,7 @@ class RollbackHandler(Handler):
         except CommandError:
             store.rollback()
             raise
-        return Done(f"{bundle.label} counts again", _switched(before, bundle))
+        return Done(f"{bundle.label} counts again", _switched(counted, bundle))
 
     def resume(self, order: Order, progress: Progress) -> Done:
         """Say whether the switch was made; see `Handler.resume`."""
@@ -225,8 +234,8 @@ def _refuse_older(folder: Path, active: Bundle, *, allowed: bool) -> None:
         raise CommandError(Reason.OLDER_BUNDLE, words)
 
 
-def _switched(before: Bundle, after: Bundle) -> dict[str, JsonValue]:
-    return {"digest": after.digest, "bundle": after.label, "before": before.digest}
+def _switched(before: str, after: Bundle) -> dict[str, JsonValue]:
+    return {"digest": after.digest, "bundle": after.label, "before": before}
 
 
 def _after_restart(switch: Switch, target: str | None) -> Done:

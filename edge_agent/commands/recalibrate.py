@@ -105,6 +105,7 @@ class RecalibrateHandler(Handler):
         _require_installed(ranges=cast("Recalibrate", order.command).ranges)
         if moved := self._moved():
             raise CommandError(Reason.CAMERA_MOVED, moved)
+        self._switch.follow_store()  # the job begins with the store's bundle, and its visits are to be that one's
 
     def _follow(self, order: Order, progress: Progress, visits: Path) -> dict[str, Any] | None:
         """Start the job and relay its words.

@@ -194,12 +194,29 @@ def test_deploy_counts_on_with_the_new_bundle_and_rollback_with_the_old_one(site
     site.operator.send("deploy", {**content, "command_id": "deploy-again"})
     assert "already" in site.operator.final("deploy-again")["words"]
 
+    by_hand = variant(site.folder / "by-hand", version="2.1.0", created="2026-05-02T00:00:00Z")
+    site.store.activate(site.store.install(site.folder / "by-hand").digest)  # and the agent counts on
+    site.operator.send("deploy", fields("deploy-hand", source=str(folder), digest=by_hand))
+    assert site.operator.final("deploy-hand")["detail"]["before"] == digest
+    wait_until(lambda: site.operator.of("/count")[-1]["bundle"].startswith("tiny-2.1.0"))
+    unused = variant(site.folder / "unused", version="2.2.0", created="2026-05-03T00:00:00Z")
+    site.store.activate(site.store.install(site.folder / "unused").digest)
+    site.operator.send("rollback", fields("rollback-hand"))
+    assert site.operator.final("rollback-hand")["detail"] == {
+        **site.operator.final("deploy-hand")["detail"],
+        "before": by_hand,
+    }
+    assert site.store.digests == (by_hand, unused)
+
     older = variant(site.folder / "bundles" / "older", version="0.9.0")
     site.operator.send("deploy", fields("deploy-older", source=str(site.folder / "bundles" / "older"), digest=older))
     assert site.operator.final("deploy-older")["reason"] == "older_bundle"
 
     site.operator.send("rollback", fields("rollback-01"))
-    assert site.operator.final("rollback-01")["detail"]["digest"] == site.first.digest
+    assert site.operator.final("rollback-01")["detail"]["digest"] == unused
+    site.store.activate(site.first.digest)
+    site.operator.send("deploy", fields("deploy-first", source=str(folder), digest=site.first.digest))
+    assert site.operator.final("deploy-first")["state"] == "succeeded"
     wait_until(lambda: site.operator.of("/count")[-1]["bundle"].startswith("tiny-1.0.0"))
 
 

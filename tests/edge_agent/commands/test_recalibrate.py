@@ -121,13 +121,13 @@ def handler(folder: Path, how: str) -> tuple[RecalibrateHandler, Follower, Recor
     )
 
 
-def test_recalibrate_follows_the_store_when_the_job_watches_and_when_it_is_over(tmp_path: Path) -> None:
+def test_recalibrate_follows_the_store_before_the_job_when_it_watches_and_when_it_is_over(tmp_path: Path) -> None:
     made, follower, recorder = handler(tmp_path, "activated")
     listener = Listener()
     done = made.run(order(), listener)
     assert done is not None
     assert (done.words, done.detail["state"]) == ("because", "activated")
-    assert follower.followed == ["2.0.0", "2.0.0"]
+    assert follower.followed == ["1.0.0", "2.0.0", "2.0.0"]
     assert [words.partition(":")[0] for words in listener.said] == ["collecting", "watching"]
     assert not recorder.active
 
@@ -258,7 +258,7 @@ def test_recalibrate_job_that_dies_is_said(tmp_path: Path) -> None:
     with pytest.raises(CommandError) as caught:
         made.run(order(), Listener())
     assert caught.value.reason.code == "job_failed"
-    assert follower.followed == ["1.0.0"]
+    assert follower.followed == ["1.0.0", "1.0.0"]
     assert not recorder.active
 
 
