@@ -124,6 +124,7 @@ make_release() {
     pip --require-hashes -r "$requirements"
   fi
   if [ -n "$wheel" ]; then pip --no-deps --no-index "$wheel"; else pip --no-deps --no-build-isolation --no-index "$source"; fi
+  run sync -f "$release"  # a power cut must not leave the mark without what it stands for
   run touch "$release/.complete"
 }
 
