@@ -67,8 +67,9 @@ check() {
     fail "$python must be 3.10 or newer, with its venv module; on Debian or Ubuntu: apt install python3-venv"
   [ -n "$root" ] || "$python" -c '
 import os, sys
-sys.exit(any(os.path.realpath(path).startswith(("/home/", "/root/", "/run/user/", "/tmp/")) for path in (sys.executable, sys.base_prefix)))
-' || fail "$python lies where the service cannot see it (/home, /root, /tmp); pass --python /usr/bin/python3"
+hidden = ("home", "root", "run", "tmp")
+sys.exit(any(os.path.realpath(path).split(os.sep)[1] in hidden for path in (sys.executable, sys.base_prefix)))
+' || fail "$python lies where the service cannot see it (/home, /root, /run, /tmp); pass --python /usr/bin/python3"
   if [ "$jetson" = auto ]; then
     if [ -e "$root/etc/nv_tegra_release" ]; then jetson=yes; else jetson=no; fi
   fi

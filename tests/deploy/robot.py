@@ -116,8 +116,9 @@ class Robot:
         """Install, bring a bundle and a configuration, ask the doctor, enable."""
         self.run("cp", "-r", "/srv/bins/bin-images", "/srv/photos")
         assert "sudo bintally-doctor" in self.run(*INSTALL).stdout
-        self.run("cp", "-r", "/srv/bintally/demo/bundle", "/root/bundle")  # where the service may not look
-        bundle = ("bintally", "bundle", "install", "/root/bundle", "--store", "/var/lib/bintally/bundles")
+        self.run("install", "-d", "-m", "700", "/srv/closed")  # where the service may not look
+        self.run("cp", "-r", "/srv/bintally/demo/bundle", "/srv/closed/bundle")
+        bundle = ("bintally", "bundle", "install", "/srv/closed/bundle", "--store", "/var/lib/bintally/bundles")
         assert "demo-" in self.run(*bundle).stdout
         self.configure(CONFIG + BY_PASSWORD)
         self.machine.path(PASSWORD).write_text("sesame", encoding="ascii")

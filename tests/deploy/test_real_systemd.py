@@ -299,7 +299,7 @@ def test_installer_again_upgrade_and_removal_keep_counts(robot: Robot, repositor
     robot.run("systemctl", "start", "broker")
     wait_until(lambda: waiting <= robot.delivered(), what="what was queued before the upgrade")
 
-    hidden = "/root/python3"  # as pyenv's are: the unit's ProtectHome hides it
+    hidden = "/home/python3"  # as pyenv's are: the unit's ProtectHome hides it
     robot.run("cp", "/usr/bin/python3", hidden)
     refused = robot.run(*INSTALL, "--python", hidden, check=False)
     assert refused.returncode != 0
